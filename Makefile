@@ -1,0 +1,32 @@
+# make demo   watch cross entropy memorise wrong labels while ELR does not (about a minute after the installation)
+# make test   the tests
+# make lint   the style checks
+# Each installs the tested stack (constraints.txt) into .venv first, once. PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# Named after the interpreter's version, so that another PYTHON makes the environment anew.
+READY := $(VENV)/ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(READY)
+	$(PY) tools/demo.py
+
+test: $(READY)
+	$(PY) -m pytest
+
+test-slow: $(READY)
+	$(PY) -m pytest -m slow
+
+lint: $(READY)
+	$(PY) -m ruff check .
+
+$(READY): setup.py constraints.txt
+	@echo "Installing the tested stack into $(VENV): about two minutes and, with torch's CUDA libraries, 5 GB."
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,152 @@
+"""One switch for any config: which method trains it, on which noise."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from pathlib import Path
+
+import mmpretrain
+from mmengine.config import Config, ConfigDict
+from mmpretrain.models import ImageClassifier
+from mmpretrain.registry import MODELS
+
+from .losses import check_hyperparameters
+from .models.elr_head import check_base_head
+from .noise import parse_noise
+from .registry import build_noise
+
+__all__ = ['METHODS', 'apply_method', 'load_config']
+
+#: Training methods that :func:`apply_method` knows.
+METHODS = ('ce', 'elr')
+
+_HOOKS = ('NoiseRecordHook', 'ExactResumeHook', 'MemorizationHook')
+_ELR_OPTIONS = ('beta', 'lam', 'memory_dtype')
+
+
+def load_config(path: str) -> Config:
+    """Read a config file, one of MMPretrain's included.
+
+    Args:
+        path (str): A file, or ``mmpretrain::FOLDER/NAME.py`` for a config that comes with MMPretrain.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: No such file; the message names MMPretrain configs like it.
+    """
+    package, _, name = str(path).rpartition('::')
+    if not package:
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"No config file {path}. MMPretrain's own are named mmpretrain::FOLDER/NAME.py, "
+                'e.g. mmpretrain::resnet/resnet18_8xb16_cifar10.py.'
+            )
+        return Config.fromfile(path)
+    if package != 'mmpretrain':
+        raise FileNotFoundError(f"Only MMPretrain's configs can be named by package, as mmpretrain::..., got {path}.")
+    folder = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
+    file = folder / (name if name.endswith('.py') else f'{name}.py')
+    if not file.is_file():
+        names = [str(f.relative_to(folder)) for f in folder.glob('*/*.py')]
+        alike = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        raise FileNotFoundError(
+            f'MMPretrain {mmpretrain.__version__} has no config {name}.'
+            + (f' Did you mean {", ".join(alike)}?' if alike else f' They are in {folder}.')
+        )
+    return Config.fromfile(str(file))
+
+
+def apply_method(cfg: Config, method: str | None = None, noise: str | dict | None = None, **options) -> Config:
+    """Turn the config of any single-label classifier into one that trains it with a given method.
+
+    The training dataset is wrapped in ``NoisyLabelDataset``, the head becomes the method's, and mmelr's hooks are
+    added. The model's architecture, its data pipeline, schedule and evaluation stay as they are, and so does ``cfg``
+    itself. Applying a method to a config of another (or the same) one replaces it.
+
+    Args:
+        cfg (Config): A training config with an ``ImageClassifier``.
+        method (str, optional): ``'ce'``, the head's own loss, or ``'elr'``. None keeps the method.
+        noise (str | dict, optional): Noise to put on the training labels: a dict, or text as on the command line
+            (``'symmetric:0.4'``, see :func:`mmelr.noise.parse_noise`). None keeps what the config says, which is
+            the labels as given where it says nothing; ``'none'`` is the labels as given.
+        **options: For ``'elr'``: ``beta``, ``lam``, ``memory_dtype`` (see ``ELRHead``).
+
+    Returns:
+        Config: A new config.
+
+    Raises:
+        ValueError: An unknown method, or a value outside its range.
+        TypeError: A model or head that the method makes no sense for, or an unknown option.
+    """
+    cfg = copy.deepcopy(cfg)
+    if method not in (*METHODS, None):
+        raise ValueError(f'Unknown method {method!r}; known are {", ".join(METHODS)}.')
+    unknown = set(options) - set(_ELR_OPTIONS if method == 'elr' else ())
+    if unknown:
+        raise TypeError(
+            f'Method {method!r} has no option {", ".join(sorted(unknown))}'
+            + (f'; it has {", ".join(_ELR_OPTIONS)}.' if method == 'elr' else '.')
+        )
+    if cfg.get('model') is None or cfg.get('train_dataloader') is None:
+        raise TypeError('This config has no model or no train_dataloader: it does not train a classifier.')
+    if method == 'elr':
+        check_hyperparameters(options.get('beta', 0.7), options.get('lam', 3.0))
+        cfg.model.head = _elr_head(cfg.model, options)
+    elif method == 'ce' and _name(cfg.model.get('head', {})) == 'ELRHead':
+        cfg.model.head = _base_head(cfg.model.head)
+    _wrap_dataset(cfg, noise)
+    _add_runtime(cfg)
+    return cfg
+
+
+def _name(part: dict) -> str:
+    kind = part.get('type', '')
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def _elr_head(model: ConfigDict, options: dict) -> ConfigDict:
+    kind = MODELS.get(_name(model))
+    if kind is None or not issubclass(kind, ImageClassifier) or model.get('head') is None:
+        raise TypeError(
+            f'ELR stands in for the head of an ImageClassifier; this model is a {_name(model)}. A timm network '
+            "can be its backbone: dict(type='ImageClassifier', backbone=dict(type='TIMMBackbone', ...), "
+            "neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', ...))."
+        )
+    head = copy.deepcopy(model.head)
+    if _name(head) != 'ELRHead':
+        check_base_head(_name(head))
+        head.base, head.type = _name(head), 'ELRHead'
+    head.update(options)
+    return head
+
+
+def _base_head(head: ConfigDict) -> ConfigDict:
+    own = ('type', 'base', 'num_samples', *_ELR_OPTIONS)
+    return ConfigDict(type=head.get('base', 'LinearClsHead'), **{k: v for k, v in head.items() if k not in own})
+
+
+def _wrap_dataset(cfg: Config, noise: str | dict | None) -> None:
+    loader = cfg.train_dataloader
+    if _name(loader.dataset) != 'NoisyLabelDataset':
+        loader.dataset = ConfigDict(type='NoisyLabelDataset', dataset=loader.dataset, noise=None)
+    if noise is not None:
+        loader.dataset.noise = parse_noise(noise) if isinstance(noise, str) else noise
+        if loader.dataset.noise is not None:
+            build_noise(loader.dataset.noise)  # a rate out of range is refused now, not after the data is loaded
+
+
+def _add_runtime(cfg: Config) -> None:
+    imports = cfg.get('custom_imports') or ConfigDict(imports=[], allow_failed_imports=False)
+    names = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
+    cfg.custom_imports = ConfigDict(imports) | {'imports': names + ['mmelr'] * ('mmelr' not in names)}
+    cfg.default_scope = cfg.get('default_scope') or 'mmpretrain'
+    hooks = list(cfg.get('custom_hooks') or [])
+    present = {_name(h) for h in hooks}
+    cfg.custom_hooks = hooks + [
+        ConfigDict(type=name)
+        for name in _HOOKS
+        if name not in present and (name != 'MemorizationHook' or cfg.model.get('head') is not None)
+    ]

@@ -1,0 +1,98 @@
+"""``MemorizationHook``: does the network learn the classes, or the wrong labels?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from .utils import bare_model, noisy_dataset
+
+__all__ = ['MemorizationHook', 'memorization']
+
+
+def memorization(predicted: np.ndarray, given: np.ndarray, clean: np.ndarray | None) -> dict[str, float]:
+    """Shares of the predictions on the training set, as in Figure 1 of the paper.
+
+    Args:
+        predicted (np.ndarray): Predicted class of every sample, int [n]; -1 where there was none.
+        given (np.ndarray): The label that it is trained with, int [n].
+        clean (np.ndarray | None): Its correct label, int [n], or None if unknown.
+
+    Returns:
+        dict[str, float]: In [0, 1]. With correct labels known, of the correctly labelled samples the share predicted
+        as their class, ``correct_true``; of the wrongly labelled ones the shares predicted as their true class,
+        ``wrong_true``, as the wrong label given, ``wrong_memorized``, and as neither, ``wrong_neither``. Otherwise
+        ``agreement`` with the given labels. A share of no samples is left out.
+    """
+    seen = predicted >= 0
+    if clean is None:
+        return {'agreement': float((predicted == given)[seen].mean())} if seen.any() else {}
+    wrong, correct = seen & (given != clean), seen & (given == clean)
+    shares = {}
+    if correct.any():
+        shares['correct_true'] = float((predicted == clean)[correct].mean())
+    if wrong.any():
+        shares['wrong_true'] = float((predicted == clean)[wrong].mean())
+        shares['wrong_memorized'] = float((predicted == given)[wrong].mean())
+        shares['wrong_neither'] = float(((predicted != clean) & (predicted != given))[wrong].mean())
+    return shares
+
+
+@HOOKS.register_module()
+class MemorizationHook(Hook):
+    """Follows what the network makes of correct and of wrong labels, from its outputs while it trains.
+
+    There is no extra pass over the data: predictions are those of the training step, on augmented images. Once an epoch
+    the shares of :func:`memorization` are logged and go to the visualizer under ``memorization/...``.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen to the head's outputs."""
+        self._dataset = noisy_dataset(runner)
+        if self._dataset is None:
+            raise TypeError(
+                'MemorizationHook needs to know the samples: wrap the training dataset in NoisyLabelDataset.'
+            )
+        self._logits = None
+        self._listener = bare_model(runner).head.register_forward_hook(self._listen)
+
+    def _listen(self, head, inputs, logits) -> None:
+        if head.training:
+            self._logits = sum(logits) if isinstance(logits, tuple) else logits
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Start a new epoch with nothing predicted."""
+        self._predicted = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Note the predictions, where the logits are; nothing waits for them."""
+        logits = self._logits.detach()
+        if self._predicted is None:
+            self._predicted = torch.full((self._dataset.num_samples,), -1, device=logits.device)
+        indices = torch.tensor([s.sample_idx for s in data_batch['data_samples']])
+        self._predicted[indices.to(logits.device, non_blocking=True)] = logits.argmax(dim=1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Log the shares."""
+        all_reduce(self._predicted, op='max')
+        record = self._dataset.record
+        shares = memorization(self._predicted.cpu().numpy(), record.noisy_label, record.clean_label)
+        runner.visualizer.add_scalars({f'memorization/{k}': v for k, v in shares.items()}, step=runner.epoch + 1)
+        names = dict(
+            wrong_memorized='wrong labels memorised',
+            wrong_true='corrected',
+            correct_true='correct labels learned',
+            agreement='agreement with the given labels',
+        )
+        runner.logger.info(
+            f'Epoch(train) [{runner.epoch + 1}]  '
+            + ', '.join(f'{name} {100 * shares[k]:.1f} %' for k, name in names.items() if k in shares)
+        )
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop listening."""
+        self._listener.remove()

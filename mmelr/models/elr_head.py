@@ -1,0 +1,184 @@
+"""``ELRHead``: Early-Learning Regularization in place of a classification head of MMPretrain."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.models.heads import ArcFaceClsHead, ClsHead
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from ..functional import elr_regularizer, probabilities
+from ..losses import check_hyperparameters
+from ..memory import TargetMemory
+
+__all__ = ['ELRHead', 'check_base_head']
+
+
+def check_base_head(name: str) -> type[ClsHead]:
+    """The class of a head that ELR can stand in for.
+
+    Args:
+        name (str): Registered name, e.g. ``'LinearClsHead'``.
+
+    Returns:
+        type: The class, a single-label head.
+
+    Raises:
+        KeyError: No head has this name.
+        TypeError: ELR makes no sense with this head; the message says what to do instead.
+    """
+    base = MODELS.get(name)
+    if base is None:
+        raise KeyError(f'No head named {name!r} is registered in MMPretrain. Is its module in custom_imports?')
+    if issubclass(base, ArcFaceClsHead):
+        raise TypeError(
+            f'ELR cannot stand in for {name}: its training logits carry a margin at the given label, so '
+            'their softmax is not the prediction that ELR averages. Use LinearClsHead, or train '
+            f'{name} afterwards on cleaned labels.'
+        )
+    if not issubclass(base, ClsHead):
+        raise TypeError(
+            f'ELR cannot stand in for {name}: it regularises one softmax over the classes, for samples that '
+            'have one label each, and so needs a head derived from ClsHead. Keep the own loss of '
+            'multi-label, multi-task and self-supervised heads.'
+        )
+    return base
+
+
+@MODELS.register_module()
+class ELRHead(BaseModule):
+    r"""Stands in for a single-label classification head and trains it with ELR.
+
+    The object built is also an instance of the ``base`` head: it has its arguments, layers, parameter names and
+    predictions, and keeps its own loss (label smoothing and all) as the first term of
+
+    .. math:: L = L_{base} + \lambda \cdot \mathrm{mean}_i \log(1 - \langle p_i, t_i \rangle) .
+
+    Checkpoints of the base head load into it and the other way round; the target memory is one more entry,
+    ``memory.t``. The memory takes the number of samples from the data (``NoisyLabelDataset`` tells it with
+    every sample) at the first training step, or from the checkpoint that is loaded before.
+
+    A head that scores with several branches (``ConformerHead``) averages the prediction that it would make, the
+    softmax of their sum, and regularises each branch, as it applies cross entropy to each.
+
+    Args:
+        base (str): The head to stand in for. Defaults to ``'LinearClsHead'``.
+        beta (float): Momentum β of the targets, in [0, 1). Defaults to 0.7.
+        lam (float): Strength λ of the regulariser, at least 0. Defaults to 3.0.
+        num_samples (int, optional): Size of the training set, for data that does not tell it.
+        memory_dtype (str): Storage of the targets, see :class:`mmelr.TargetMemory`. Defaults to ``'float32'``.
+        **kwargs: Arguments of the base head.
+
+    Examples:
+        >>> head = dict(type='ELRHead', beta=0.7, lam=3.0, num_classes=10, in_channels=512)
+        >>> head = dict(type='ELRHead', base='VisionTransformerClsHead', num_classes=10, in_channels=768)
+    """
+
+    def __new__(cls, *args, base: str = 'LinearClsHead', **kwargs):
+        return super().__new__(_elr_class(check_base_head(base)) if cls is ELRHead else cls)
+
+    def __init__(
+        self,
+        *,
+        base: str = 'LinearClsHead',
+        beta: float = 0.7,
+        lam: float = 3.0,
+        num_samples: int | None = None,
+        memory_dtype: str = 'float32',
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_hyperparameters(beta, lam)
+        self.base = base
+        self.beta = beta
+        self.lam = lam
+        self.num_samples = num_samples
+        self.memory_dtype = memory_dtype
+        self.memory: TargetMemory | None = None
+
+    def loss(self, feats: tuple[Tensor], data_samples: list[DataSample], **kwargs) -> dict:
+        """Losses of a training step; the targets of its samples are averaged on the way.
+
+        Args:
+            feats (tuple[Tensor]): Features, as the base head takes them.
+            data_samples (list[DataSample]): N samples with ``gt_label`` (or a soft ``gt_score``) and, as
+                ``NoisyLabelDataset`` gives them, ``sample_idx`` and ``num_samples``.
+            **kwargs: Passed to the base head.
+
+        Returns:
+            dict[str, Tensor]: ``loss_cls`` of the base head and ``loss_elr``, λ times the regulariser, at most 0;
+            the training loss is their sum. Further entries of the base head as they are.
+        """
+        losses = super().loss(feats, data_samples, **kwargs)
+        if 'loss_elr' not in losses:
+            raise TypeError(f'ELR cannot stand in for {self.base}: its loss() does not go through ClsHead._get_loss().')
+        return losses
+
+    def _get_loss(self, cls_score: Tensor | tuple[Tensor], data_samples: list[DataSample], **kwargs) -> dict:
+        branches = cls_score if isinstance(cls_score, tuple) else (cls_score,)
+        branches = tuple(s if s.dtype == torch.float64 else s.float() for s in branches)  # also inside autocast
+        _check_one_label(data_samples)
+
+        losses = super()._get_loss(branches if isinstance(cls_score, tuple) else branches[0], data_samples, **kwargs)
+        losses['loss_cls'] = losses.pop('loss')
+
+        p = probabilities(sum(branches).detach())
+        t = self._memory(data_samples, p).update(
+            torch.tensor([s.sample_idx for s in data_samples]), p / p.sum(dim=1, keepdim=True), self.beta
+        )
+        losses['loss_elr'] = self.lam * sum(elr_regularizer(probabilities(s), t) for s in branches)
+        return losses
+
+    def _memory(self, data_samples: list[DataSample], p: Tensor) -> TargetMemory:
+        """The memory, made when the first batch tells its size."""
+        sample = data_samples[0]
+        num_samples = self.num_samples or sample.get('num_samples')
+        if num_samples is None or 'sample_idx' not in sample:
+            raise ValueError(
+                'ELRHead must know which training sample is which, and how many there are. Wrap the training '
+                "dataset, dataset=dict(type='NoisyLabelDataset', dataset=...), as mmelr.apply_method(cfg, "
+                "'elr') does; or give ELRHead num_samples and every data sample a sample_idx."
+            )
+        if self.memory is None:
+            self.memory = TargetMemory(num_samples, p.shape[1], self.memory_dtype).to(p.device)
+        elif self.memory.num_samples != num_samples:
+            raise ValueError(
+                f'The target memory holds {self.memory.num_samples} samples, but the training set has '
+                f'{num_samples}: the checkpoint is of a run on another dataset. Publish it first '
+                '(tools/publish_model.py leaves the memory out) to start anew from its weights.'
+            )
+        return self.memory
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        saved = state_dict.get(prefix + 'memory.t')
+        if saved is not None and self.memory is None:
+            device = next((p.device for p in self.parameters()), None)
+            self.memory = TargetMemory(*saved.shape, self.memory_dtype).to(device)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+@cache
+def _elr_class(base: type[ClsHead]) -> type[ELRHead]:
+    # Inheritance, not a wrapped module, so that parameters keep the names they have in checkpoints of the base head.
+    return type(f'ELR{base.__name__}', (ELRHead, base), {'__doc__': ELRHead.__doc__})
+
+
+def _check_one_label(data_samples: list[DataSample]) -> None:
+    """Refuse labels that something mixed before the head saw them: whose average would the prediction enter?"""
+    if 'gt_label' not in data_samples[0] or 'gt_score' not in data_samples[0]:
+        return
+    score = torch.stack([s.gt_score for s in data_samples])
+    label = torch.cat([s.gt_label for s in data_samples]).to(score.device)
+    if len(label) != len(score):
+        raise ValueError('ELR needs exactly one label for each sample; these have several (multi-label data).')
+    # Asserts on the device without waiting for it; at once on the CPU.
+    torch._assert_async(
+        (score.gather(1, label[:, None]) == 1).all(),
+        'A batch augment (Mixup, CutMix, ...) mixed the labels before ELRHead saw them, so it cannot tell whose '
+        'prediction it averages. Remove it: --cfg-options model.train_cfg=None '
+        'model.data_preprocessor.batch_augments=None',
+    )

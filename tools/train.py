@@ -1,0 +1,60 @@
+"""Train a classifier, on noisy labels if you say so.
+
+CONFIG is a file, or mmpretrain::FOLDER/NAME.py for a config that comes with MMPretrain. Two flags are mmelr's own; all
+others are those of MMPretrain's tools/train.py, with their meanings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os.path as osp
+import sys
+
+import mmelr
+from mmelr.cli import fail_early, mmpretrain_tool
+
+
+def parse_args(merge_parser) -> tuple[argparse.Namespace, argparse.Namespace]:
+    """mmelr's flags, and MMPretrain's."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, add_help=False, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--method', choices=mmelr.METHODS, help="how to train: 'ce' is the head's own loss; default: as the config says"
+    )
+    parser.add_argument(
+        '--noise',
+        help='noise to put on the training labels: symmetric:0.4, asymmetric:0.4,mapping=cifar10, '
+        "instance:0.3, transition:matrix.csv, file:labels.npy; each with ,seed=N; 'none' for the labels "
+        'as given; default: as the config says',
+    )
+    if {'-h', '--help'} & set(sys.argv[1:]):
+        parser.print_help()
+        print("\nand MMPretrain's:\n")
+    own, rest = parser.parse_known_args()
+    sys.argv[1:] = rest
+    return own, merge_parser()
+
+
+def main() -> None:
+    """Read the command line, convert the config, train."""
+    tool = mmpretrain_tool('train')
+    own, args = parse_args(tool['parse_args'])
+    with fail_early():
+        cfg = mmelr.load_config(args.config)
+        if own.method or own.noise:
+            cfg = mmelr.apply_method(cfg, own.method, own.noise)
+            if own.method and cfg.get('work_dir') is None:
+                # Methods do not share a folder: their checkpoints must not be taken for each other's.
+                name = osp.splitext(osp.basename(args.config))[0]
+                cfg.work_dir = osp.join('work_dirs', f'{name}_{own.method}')
+        cfg = tool['merge_args'](cfg, args)
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
