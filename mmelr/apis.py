@@ -132,10 +132,15 @@ def _wrap_dataset(cfg: Config, noise: str | dict | None) -> None:
     loader = cfg.train_dataloader
     if _name(loader.dataset) != 'NoisyLabelDataset':
         loader.dataset = ConfigDict(type='NoisyLabelDataset', dataset=loader.dataset, noise=None)
+    if noise is None:
+        return
+    noise = parse_noise(noise) if isinstance(noise, str) else noise
     if noise is not None:
-        loader.dataset.noise = parse_noise(noise) if isinstance(noise, str) else noise
-        if loader.dataset.noise is not None:
-            build_noise(loader.dataset.noise)  # a rate out of range is refused now, not after the data is loaded
+        build_noise(noise)  # a rate out of range is refused now, not after the data is loaded
+    loader.dataset.noise = noise
+    held_out = (cfg.get('val_dataloader') or {}).get('dataset', {})
+    if _name(held_out) == 'NoisyLabelDataset':  # a part of the training set, as noisy as the rest, to select models by
+        held_out.noise = noise
 
 
 def _add_runtime(cfg: Config) -> None:
