@@ -3,7 +3,7 @@
 Every run goes through tools/train.py into WORK_DIR/CONFIG/NOISE/seed-N, finished ones are not repeated, and the
 figures end up in WORK_DIR/results.json. A seed is that of the training and of the noise.
 
-    python tools/run_grid.py configs/ce_digits.py configs/elr_digits.py --noise symmetric:0.2 symmetric:0.4 --seeds 0 1 2
+    python tools/run_grid.py configs/ce_digits.py configs/elr_digits.py --noise symmetric:0.4 --seeds 0 1 2
 """
 
 from __future__ import annotations

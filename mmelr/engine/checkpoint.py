@@ -14,7 +14,7 @@ _STATISTICS = ('min', 'max', 'mean', 'current')
 
 
 def _statistic_of_history_buffer(owner: type, name: str) -> Callable:
-    """Stands in for ``getattr``, with which a pickled ``HistoryBuffer`` names its own four methods, and does only that."""
+    """Stands in for ``getattr``, by which a pickled ``HistoryBuffer`` names its four statistics, and does only that."""
     if owner is not HistoryBuffer or name not in _STATISTICS:
         raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) in a checkpoint is refused.')
     return getattr(HistoryBuffer, name)

@@ -33,13 +33,15 @@ class ExactResumeHook(Hook):
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the data workers the epoch, before they begin to load it."""
+        """Tell the sampler the seed and the data workers the epoch, before they begin to load it."""
+        if not self._epoch_based(runner):
+            return
+        sampler = runner.train_dataloader.sampler
+        if hasattr(sampler, 'seed') and not runner._randomness_cfg.get('diff_rank_seed'):
+            # A resumed run takes its seed from the checkpoint only after the sampler was built with another.
+            sampler.seed = runner.seed
         dataset = noisy_dataset(runner)
-        if (
-            dataset is not None
-            and self._epoch_based(runner)
-            and not isinstance(runner.train_dataloader.sampler, RepeatAugSampler)
-        ):
+        if dataset is not None and not isinstance(sampler, RepeatAugSampler):
             dataset.set_augmentation_epoch(runner.seed, runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
