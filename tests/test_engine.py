@@ -1,0 +1,188 @@
+"""Hooks in real runs: what they record, what they refuse, and what a hostile checkpoint cannot do."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_checkpoint
+
+import mmelr
+from mmelr.analysis import read_run
+from mmelr.engine.memorization_hook import memorization
+from mmelr.noise import LabelFile, NoiseRecord
+
+ROOT = Path(__file__).parents[1]
+
+
+def config(work_dir, name='elr_digits', epochs=1, **changes):
+    cfg = mmelr.load_config(ROOT / 'configs' / f'{name}.py')
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = f'{Path(work_dir).name}_{np.random.SeedSequence().entropy}'
+    cfg.train_cfg.max_epochs = epochs
+    cfg.train_dataloader.dataset.dataset.indices = 128
+    cfg.val_dataloader.dataset.indices = 32
+    cfg.log_level = 'ERROR'
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def train(cfg) -> Runner:
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def test_noise_is_left_beside_the_checkpoints(tmp_path):
+    runner = train(config(tmp_path))
+    dataset = runner.train_dataloader.dataset
+    record = NoiseRecord.load(tmp_path / 'noise.npz')
+    assert np.array_equal(record.noisy_label, dataset.record.noisy_label)
+    assert np.array_equal(record.clean_label, dataset.record.clean_label)
+    assert record.description == 'SymmetricNoise(rate=0.4, seed=0, include_true=True)'
+    assert np.array_equal(LabelFile(str(tmp_path / 'noise.npz'))(record.clean_label, 10), record.noisy_label)
+    with np.load(tmp_path / 'noise.npz', allow_pickle=False) as file:  # by any other tool
+        assert file['noisy_label'].shape == (1438,)
+
+
+def test_memorization_is_what_the_network_predicted(tmp_path):
+    """With a learning rate of zero and no dropout, training outputs can be computed again after the run."""
+    cfg = config(tmp_path, 'ce_digits', **{'optim_wrapper.optimizer.lr': 0.0, 'train_dataloader.batch_size': 128})
+    runner = train(cfg)
+    dataset = runner.train_dataloader.dataset
+    model = runner.model.train()  # the batch statistics of the one batch that there is
+    images = torch.stack([dataset[i]['inputs'] for i in range(128)]).float()
+    with torch.no_grad():
+        predicted = model((images - 77.8) / 95.9).argmax(1).numpy()
+    given, clean = dataset.get_gt_labels(), dataset.record.clean_label[:128]
+    wrong = given != clean
+    curves = {k: v[1] for k, v in read_run(tmp_path).curves.items() if k.startswith('memorization/')}
+    assert curves == pytest.approx({
+        'memorization/correct_true': (predicted == clean)[~wrong].mean(),
+        'memorization/wrong_true': (predicted == clean)[wrong].mean(),
+        'memorization/wrong_memorized': (predicted == given)[wrong].mean(),
+        'memorization/wrong_neither': ((predicted != clean) & (predicted != given))[wrong].mean(),
+    })  # fmt: skip
+
+
+def test_memorization_shares():
+    given, clean = np.array([0, 1, 1, 2, 0, 0]), np.array([0, 1, 0, 0, 1, 2])
+    predicted = np.array([0, 2, 1, 0, -1, 1])
+    assert memorization(predicted, given, clean) == pytest.approx(
+        dict(correct_true=1 / 2, wrong_true=1 / 3, wrong_memorized=1 / 3, wrong_neither=1 / 3)
+    )
+    assert memorization(predicted, given, None) == dict(agreement=pytest.approx(2 / 5))
+    assert memorization(np.full(6, -1), given, clean) == {}
+
+
+def test_labels_as_given_have_no_clean_ones(tmp_path):
+    cfg = config(tmp_path)
+    cfg.train_dataloader.dataset.noise = None
+    train(cfg)
+    assert set(read_run(tmp_path).curves) == {'accuracy/top1', 'memorization/agreement'}
+    assert NoiseRecord.load(tmp_path / 'noise.npz').clean_label is None
+
+
+def test_batch_augments_that_mix_labels_are_refused_before_training(tmp_path):
+    cfg = config(
+        tmp_path, **{'model.train_cfg': dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)])}
+    )
+    with pytest.raises(ValueError, match=r'\(Mixup, CutMix\).*Remove them: --cfg-options model.train_cfg=None'):
+        train(cfg)
+    assert not list(tmp_path.glob('*.pth'))
+    train(config(tmp_path / 'ce', 'ce_digits', **{'model.train_cfg': mixing}))  # cross entropy may mix
+
+
+def test_noisy_label_dataset_must_be_outermost(tmp_path):
+    cfg = config(tmp_path)
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
+    cfg.custom_hooks = [dict(type='NoiseRecordHook')]
+    with pytest.raises(TypeError, match='inside of RepeatDataset. Turn them round'):
+        train(cfg)
+
+
+def test_head_without_noisy_label_dataset_says_what_it_needs(tmp_path):
+    cfg = config(tmp_path)
+    cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.dataset
+    cfg.custom_hooks = []
+    with pytest.raises(ValueError, match='NoisyLabelDataset.*mmelr.apply_method'):
+        train(cfg)
+
+
+def test_works_beside_weight_averaging_and_gradient_accumulation(tmp_path):
+    """MMEngine's EMAHook swaps the averaged weights into checkpoints; the memory must survive a resume with it."""
+    changes = dict(
+        custom_hooks=[dict(type='EMAHook'), dict(type='NoiseRecordHook'), dict(type='ExactResumeHook')],
+        **{'optim_wrapper.accumulative_counts': 2, 'optim_wrapper.clip_grad': dict(max_norm=1.0)},
+    )
+    train(config(tmp_path / 'whole', epochs=2, **changes))
+    train(config(tmp_path / 'parts', epochs=1, **changes))
+    train(config(tmp_path / 'parts', epochs=2, resume=True, **changes))
+    whole, parts = (torch.load(tmp_path / d / 'epoch_2.pth', weights_only=True) for d in ('whole', 'parts'))
+    for key in ('state_dict', 'ema_state_dict'):
+        for name, value in whole[key].items():
+            assert torch.equal(value, parts[key][name]), (key, name)
+    assert whole['state_dict']['head.memory.t'].any()
+
+
+class Touch:
+    """Unpickles by running a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+class GetAttr:
+    """Unpickles by looking up an attribute, a first step to running anything."""
+
+    def __init__(self, owner, name):
+        self.call = (getattr, (owner, name))
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize('bad', [lambda p: Touch(p), lambda p: GetAttr(HistoryBuffer, '__init__')])
+def test_hostile_checkpoints_are_refused(tmp_path, bad):
+    marker = tmp_path / 'executed'
+    torch.save(dict(state_dict={}, meta={}, extra=bad(marker)), tmp_path / 'bad.pth')
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / 'bad.pth'))
+    assert not marker.exists()
+
+
+def test_log_buffers_of_mmengine_load(tmp_path):
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save(dict(state_dict={}, message_hub=buffer), tmp_path / 'good.pth')
+    loaded = load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / 'good.pth'))['message_hub']
+    assert (loaded.statistics('mean'), loaded.statistics('max')) == (1.5, 2.0)
+
+
+def test_config_text_in_a_checkpoint_is_not_executed_on_resume(tmp_path):
+    """MMEngine's Runner.resume would run meta['config'] as Python."""
+    train(config(tmp_path))
+    path, marker = tmp_path / 'epoch_1.pth', tmp_path / 'executed'
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint['meta']['config'] = f'import pathlib\npathlib.Path({str(marker)!r}).touch()\n'
+    torch.save(checkpoint, path)
+    train(config(tmp_path, epochs=2, resume=True))
+    assert not marker.exists()
+
+
+def test_curves_of_a_resumed_run_are_one(tmp_path):
+    for start, steps in (('20200101_000000', (1, 2, 3)), ('20200102_000000', (3, 4))):
+        (tmp_path / start / 'vis_data').mkdir(parents=True)
+        lines = [json.dumps({'accuracy/top1': 10.0 * s + len(steps), 'step': s}) for s in steps]
+        (tmp_path / start / 'vis_data' / 'scalars.json').write_text('\n'.join(lines + ['{"loss": 1.0, "step": 9}']))
+    run = read_run(tmp_path, 'name')
+    assert run.curves == {'accuracy/top1': {1: 13.0, 2: 23.0, 3: 32.0, 4: 42.0}}
+    assert (run.final('accuracy/top1'), run.best('accuracy/top1'), run.final('nothing')) == (42.0, 42.0, None)
+    with pytest.raises(FileNotFoundError, match='not the work directory of a run'):
+        read_run(tmp_path / 'nothing')
