@@ -14,10 +14,10 @@ demo: $(READY)
 	$(PY) tools/demo.py
 
 test: $(READY)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 test-slow: $(READY)
-	$(PY) -m pytest -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow
 
 lint: $(READY)
 	$(PY) -m ruff check .
@@ -25,7 +25,7 @@ lint: $(READY)
 $(READY): setup.py constraints.txt
 	@echo "Installing the tested stack into $(VENV): about two minutes and, with torch's CUDA libraries, 5 GB."
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[lite,demo,test]'
 	@touch $(READY)
 
 clean:

@@ -10,7 +10,6 @@ exec((here / 'mmelr' / 'version.py').read_text(), version)
 # MMEngine 0.10 imports pkg_resources, which setuptools 81 dropped. torch and torchvision must be a matched pair.
 openmmlab = ['mmengine>=0.10.0,<1', 'mmpretrain>=1.2.0,<2', 'torchvision', 'setuptools<81']
 lite = openmmlab + ['mmcv-lite>=2.0.0,<2.4']
-demo = lite + ['scikit-learn', 'matplotlib']
 
 setup(
     name='mmelr',
@@ -24,7 +23,12 @@ setup(
     packages=find_packages(include=['mmelr', 'mmelr.*']),
     python_requires='>=3.10',
     install_requires=['torch>=2.6', 'numpy'],
-    extras_require=dict(openmmlab=openmmlab, lite=lite, demo=demo, test=demo + ['pytest', 'ruff', 'timm']),
+    extras_require=dict(
+        openmmlab=openmmlab,
+        lite=lite,
+        demo=['scikit-learn', 'matplotlib'],
+        test=['pytest', 'ruff', 'timm'],
+    ),
     keywords=['noisy labels', 'early-learning regularization', 'image classification', 'MMPretrain', 'PyTorch'],
     classifiers=[
         'Development Status :: 4 - Beta',
