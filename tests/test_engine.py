@@ -88,9 +88,8 @@ def test_labels_as_given_have_no_clean_ones(tmp_path):
 
 
 def test_batch_augments_that_mix_labels_are_refused_before_training(tmp_path):
-    cfg = config(
-        tmp_path, **{'model.train_cfg': dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)])}
-    )
+    mixing = dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)])
+    cfg = config(tmp_path, **{'model.train_cfg': mixing})
     with pytest.raises(ValueError, match=r'\(Mixup, CutMix\).*Remove them: --cfg-options model.train_cfg=None'):
         train(cfg)
     assert not list(tmp_path.glob('*.pth'))

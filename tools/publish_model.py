@@ -41,7 +41,7 @@ def plain_checkpoint(path: Path) -> dict:
     """The weights of a checkpoint and the names of the classes. Nothing in the file is executed."""
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as e:
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as e:
         reason = str(e).splitlines()[-1] if str(e) else type(e).__name__
         raise ValueError(
             f'{path} is damaged, or holds objects that only code from the file could make, and was not loaded: {reason}'
