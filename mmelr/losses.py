@@ -27,6 +27,24 @@ def check_hyperparameters(beta: float, lam: float) -> None:
         )
 
 
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse class indices outside [0, C), before anything is changed by them.
+
+    Those on an accelerator are left to the assertion in PyTorch's cross entropy, so as not to wait for them.
+
+    Raises:
+        ValueError: Names the first such label.
+    """
+    if labels.dim() != 1 or labels.device.type != 'cpu':
+        return
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f'Label {int(outside[0])} is outside [0, {num_classes}): {num_classes} classes are numbered from 0. '
+            'Is num_classes right, or do labels start at 1?'
+        )
+
+
 class ELRLoss(nn.Module):
     r"""Early-Learning Regularization as a loss: cross entropy + λ · mean log(1 - <p, t>).
 
@@ -72,8 +90,10 @@ class ELRLoss(nn.Module):
 
         Raises:
             IndexError: An index outside the memory.
-            ValueError: Shapes that do not fit.
+            ValueError: Shapes that do not fit, or labels outside [0, C).
+            FloatingPointError: NaN or Inf logits.
         """
+        check_labels(labels, self.memory.num_classes)
         p = probabilities(logits.detach())
         t = self.memory.update(indices, p / p.sum(dim=1, keepdim=True), self.beta)
         return elr_loss(logits, labels, t, self.lam)

@@ -65,8 +65,10 @@ class TargetMemory(nn.Module):
         Raises:
             IndexError: An index outside the memory.
             ValueError: Shapes that do not fit.
+            FloatingPointError: NaN or Inf among the probabilities; the table is left as it was.
         """
         self._check(indices, p)
+        _check_finite(indices, p)
         indices = indices.to(self.t.device, non_blocking=True)
         p = p.to(self.t.device, self._arithmetic)
         own = slice(None)
@@ -141,6 +143,19 @@ class TargetMemory(nn.Module):
 
     def extra_repr(self) -> str:
         return f'num_samples={self.num_samples}, num_classes={self.num_classes}, dtype={self.t.dtype}'
+
+
+def _check_finite(indices: Tensor, p: Tensor) -> None:
+    """Keep NaN and Inf out of the averages, where they would stay for the rest of the run."""
+    finite = p.isfinite().all(dim=1)
+    mend = 'The network diverged: lower the learning rate, clip the gradients, or check these images.'
+    if p.device.type != 'cpu':
+        torch._assert_async(finite.all(), f'The network gave NaN or Inf. {mend}')
+    elif not finite.all():
+        bad = indices[~finite.to(indices.device)].tolist()
+        raise FloatingPointError(
+            f'The network gave NaN or Inf for {len(bad)} of {len(p)} samples of the batch, number {bad[:5]}. {mend}'
+        )
 
 
 def _gather(x: Tensor) -> Tensor:
