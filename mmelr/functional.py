@@ -24,14 +24,16 @@ __all__ = ['EPS', 'elr_gradient', 'elr_loss', 'elr_regularizer', 'probabilities'
 EPS = 1e-4
 
 # The lowest logit below the largest. Its softmax is zero long before that, and a batch of such cross entropies can
-# still be summed in float32. NaN and +Inf logits pass through as NaN: they must be seen, not mended.
+# still be summed in float32. Infinite logits and NaN are left as they are: they must be seen, not mended.
 _LOWEST = -1e30
+_NO_LABEL = -(2**62)
 
 
 def _stable(logits: Tensor) -> Tensor:
     """Shift the logits so that their maximum is 0 (no softmax changes), in at least float32."""
     z = logits if logits.dtype == torch.float64 else logits.float()
-    return (z - z.detach().amax(dim=-1, keepdim=True)).clamp(min=_LOWEST)
+    z_shifted = z - z.detach().amax(dim=-1, keepdim=True)
+    return torch.where(z.isinf(), z_shifted, z_shifted.clamp(min=_LOWEST))
 
 
 def probabilities(logits: Tensor, eps: float = EPS) -> Tensor:
@@ -117,7 +119,8 @@ def elr_loss(logits: Tensor, labels: Tensor, t: Tensor, lam: float, eps: float =
     z = _stable(logits)
     if labels.dim() == 2:
         labels = labels.to(z.dtype)
-    return F.cross_entropy(z, labels) + lam * elr_regularizer(probabilities(logits, eps), t)
+    # No label is skipped: by default cross entropy would leave out samples labelled -100.
+    return F.cross_entropy(z, labels, ignore_index=_NO_LABEL) + lam * elr_regularizer(probabilities(logits, eps), t)
 
 
 def elr_gradient(logits: Tensor, labels: Tensor, t: Tensor, lam: float, eps: float = EPS) -> Tensor:

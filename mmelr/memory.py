@@ -69,7 +69,7 @@ class TargetMemory(nn.Module):
         """
         self._check(indices, p)
         _check_finite(indices, p)
-        indices = indices.to(self.t.device, non_blocking=True)
+        indices = indices.to(self.t.device, torch.int64, non_blocking=True)
         p = p.to(self.t.device, self._arithmetic)
         own = slice(None)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -94,7 +94,7 @@ class TargetMemory(nn.Module):
             Tensor: [N, num_classes], float32 (float64 if t is).
         """
         self._check(indices)
-        return self.t[indices.to(self.t.device, non_blocking=True)].to(self._arithmetic)
+        return self.t[indices.to(self.t.device, torch.int64, non_blocking=True)].to(self._arithmetic)
 
     @property
     def _arithmetic(self) -> torch.dtype:
@@ -111,6 +111,7 @@ class TargetMemory(nn.Module):
                 f'probabilities must be {(len(indices), self.num_classes)}; got {tuple(p.shape)}. '
                 'Is num_classes the number of outputs of the network?'
             )
+        indices = indices.long()  # num_samples may not fit into a narrow type
         held = (indices >= 0) & (indices < self.num_samples)
         mend = (
             'Give the number of samples in the training set as num_samples, and as indices '
@@ -128,12 +129,12 @@ class TargetMemory(nn.Module):
         saved = state_dict.get(prefix + 't')
         # Raised, not reported: loaders with strict=False, MMEngine's among them, only warn of a wrong shape.
         if saved is not None and saved.shape != self.t.shape:
-            n, c = saved.shape
-            what = (
-                f'{n} samples, the training set has {self.num_samples}'
-                if n != self.num_samples
-                else f'{c} classes, the model has {self.num_classes}'
-            )
+            if saved.dim() != 2:
+                what = f'a tensor of shape {tuple(saved.shape)}, and not one row for each sample'
+            elif len(saved) != self.num_samples:
+                what = f'{len(saved)} samples, the training set has {self.num_samples}'
+            else:
+                what = f'{saved.shape[1]} classes, the model has {self.num_classes}'
             raise ValueError(
                 f'The target memory in the checkpoint ({prefix}t) is of another run: it holds {what}. To '
                 'resume, use the dataset and classes of that run; to start anew from its weights, '

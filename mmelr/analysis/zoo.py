@@ -123,13 +123,15 @@ def take_steps(case: Case, side: int | None = None) -> Outcome:
     Args:
         case (Case): What to try.
         side (int, optional): Image size to try first, if it is smaller than the config's. If the own loss takes no
-            step at it (some networks are made for one size), the config's is used.
+            step at it (some networks are made for one size), the config's training size is used, or else the one
+            that the backbone is made for.
 
     Returns:
         Outcome: What happened.
     """
     layers = _fewer_layers(case.own['backbone'])
-    for tried in [side, case.side] if side is not None and side < case.side else [case.side]:
+    sides = [] if side is None or side >= case.side else [side]
+    for tried in dict.fromkeys([*sides, case.side, _img_size(case.own['backbone']) or case.side]):
         outcome = Outcome('ok', 'ok', tried, layers is not None)
         own = elr = None
         try:
@@ -211,7 +213,7 @@ def _step(model: ImageClassifier, case: Case, side: int) -> dict[str, float]:
     inputs = [torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in samples]
     optimizer = _CheckedSGD([p for p in model.parameters() if p.requires_grad], lr=1e-6, foreach=False)
     losses = model.train_step(dict(inputs=inputs, data_samples=samples), OptimWrapper(optimizer))
-    losses = {name: float(value) for name, value in losses.items()}
+    losses = {name: value.item() for name, value in losses.items()}
     _expect(np.isfinite(list(losses.values())).all(), f'the loss is {losses}')
     return losses
 
@@ -221,8 +223,10 @@ def _build(case: Case, model: dict, side: int, layers: dict | None) -> ImageClas
     backbone = model['backbone']
     if layers is not None:
         backbone['arch'] = layers
-    if side != case.side and 'img_size' in signature(MODELS.get(backbone['type'])).parameters:
-        backbone['img_size'] = side
+    made_for = signature(MODELS.get(backbone['type'])).parameters.get('img_size')
+    if made_for is not None and side != case.side:
+        pair = isinstance(backbone.get('img_size', made_for.default), (tuple, list))
+        backbone['img_size'] = (side, side) if pair else side
     torch.manual_seed(0)
     return MODELS.build(model).train()  # never init_weights: it may download a checkpoint, and layers come initialised
 
@@ -237,6 +241,11 @@ def _side(cfg: Config) -> int:
         if size is not None:
             return max(size) if isinstance(size, (tuple, list)) else size
     return 224
+
+
+def _img_size(backbone: dict) -> int | None:
+    size = backbone.get('img_size')
+    return max(size) if isinstance(size, (tuple, list)) else size
 
 
 def _fewer_layers(backbone: dict) -> dict | None:

@@ -11,7 +11,7 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.dataset.base_dataset import BaseDataset
 from mmpretrain.datasets import KFoldDataset
 
-__all__ = ['SampleMap', 'map_samples']
+__all__ = ['SampleMap', 'check_kind', 'map_samples']
 
 
 @dataclass
@@ -85,19 +85,33 @@ def map_samples(dataset) -> SampleMap:
             ),
             sample_idx=np.concatenate([p.sample_idx + s for p, s in zip(parts, starts[:-1], strict=True)]),
         )
-    if not isinstance(dataset, BaseDataset):
-        raise TypeError(
-            f'NoisyLabelDataset cannot tell which sample an item of {type(dataset).__name__} is. It knows '
-            'datasets derived from BaseDataset, and RepeatDataset, ConcatDataset, ClassBalancedDataset and '
-            'KFoldDataset around them. Wrap the dataset inside instead.'
-        )
+    check_kind(dataset)
     full = dataset if dataset._indices is None else _reload(dataset, None)
     sample_idx = np.arange(len(full))
     if isinstance(dataset._indices, int):  # the first so many, or for a negative number the last
         sample_idx = sample_idx[: dataset._indices] if dataset._indices >= 0 else sample_idx[dataset._indices :]
     elif dataset._indices is not None:
         sample_idx = sample_idx[list(dataset._indices)]
+    if len(sample_idx) != len(dataset):
+        raise TypeError(
+            f'This {type(dataset).__name__} is a subset made by get_subset(), which does not keep the numbers of its '
+            'samples. Make the subset with the argument indices= instead.'
+        )
     return SampleMap([full], np.array([0, len(full)]), sample_idx)
+
+
+def check_kind(dataset) -> None:
+    """Refuse a kind of dataset whose samples cannot be told apart.
+
+    Raises:
+        TypeError: Names the kind, and those that will do.
+    """
+    if not isinstance(dataset, (BaseDataset, RepeatDataset, ClassBalancedDataset, ConcatDataset, KFoldDataset)):
+        raise TypeError(
+            f'NoisyLabelDataset cannot tell which sample an item of {type(dataset).__name__} is. It knows '
+            'datasets derived from BaseDataset, and RepeatDataset, ConcatDataset, ClassBalancedDataset and '
+            'KFoldDataset around them. Wrap the dataset inside instead.'
+        )
 
 
 def _reload(dataset: BaseDataset, indices) -> BaseDataset:
@@ -109,17 +123,24 @@ def _reload(dataset: BaseDataset, indices) -> BaseDataset:
 
 
 def _labels(dataset: BaseDataset) -> np.ndarray:
-    labels = np.asarray(
-        dataset.get_gt_labels()
-        if hasattr(dataset, 'get_gt_labels')
-        else [dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))]
-    )
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(
-            f'NoisyLabelDataset needs one integer label for each sample; {type(dataset).__name__} has labels of '
-            f'shape {labels.shape} and type {labels.dtype}. Multi-label data cannot be used.'
+    try:
+        labels = np.asarray(
+            dataset.get_gt_labels()
+            if hasattr(dataset, 'get_gt_labels')
+            else [dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))]
         )
+    except ValueError as e:  # lists of labels of different lengths make no array
+        raise _no_single_label(dataset, 'lists of different lengths') from e
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise _no_single_label(dataset, f'of shape {labels.shape} and type {labels.dtype}')
     return labels.astype(np.int64)
+
+
+def _no_single_label(dataset: BaseDataset, found: str) -> TypeError:
+    return TypeError(
+        f'NoisyLabelDataset needs one integer label for each sample; those of {type(dataset).__name__} are {found}. '
+        'Multi-label data cannot be used.'
+    )
 
 
 def _image(info: dict, size: int) -> np.ndarray:

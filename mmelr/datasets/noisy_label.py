@@ -14,7 +14,7 @@ from mmpretrain.registry import DATASETS
 
 from ..noise import NoiseRecord
 from ..registry import build_noise
-from .identity import SampleMap, map_samples
+from .identity import SampleMap, check_kind, map_samples
 
 __all__ = ['NoisyLabelDataset']
 
@@ -49,6 +49,7 @@ class NoisyLabelDataset:
     def __init__(self, dataset: dict | BaseDataset, noise: dict | None = None, lazy_init: bool = False) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.noise = build_noise(noise) if isinstance(noise, dict) else noise
+        check_kind(self.dataset)
         self._metainfo = self.dataset.metainfo
         # (seed, epoch) in memory that data workers share, so that persistent ones learn of a new epoch.
         self._augmentation = torch.full((2,), -1, dtype=torch.int64).share_memory_()

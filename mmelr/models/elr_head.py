@@ -136,12 +136,17 @@ class ELRHead(BaseModule):
     def _memory(self, data_samples: list[DataSample], p: Tensor) -> TargetMemory:
         """The memory, made when the first batch tells its size."""
         sample = data_samples[0]
-        num_samples = self.num_samples or sample.get('num_samples')
+        num_samples = sample.get('num_samples', self.num_samples)
         if num_samples is None or 'sample_idx' not in sample:
             raise ValueError(
                 'ELRHead must know which training sample is which, and how many there are. Wrap the training '
                 "dataset, dataset=dict(type='NoisyLabelDataset', dataset=...), as mmelr.apply_method(cfg, "
                 "'elr') does; or give ELRHead num_samples and every data sample a sample_idx."
+            )
+        if self.num_samples not in (None, num_samples):
+            raise ValueError(
+                f'ELRHead was given num_samples={self.num_samples}, but the training set has {num_samples}. '
+                'Leave it out: NoisyLabelDataset tells it.'
             )
         if self.memory is None:
             self.memory = TargetMemory(num_samples, p.shape[1], self.memory_dtype).to(p.device)
@@ -155,7 +160,7 @@ class ELRHead(BaseModule):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         saved = state_dict.get(prefix + 'memory.t')
-        if saved is not None and self.memory is None:
+        if saved is not None and self.memory is None and saved.dim() == 2:
             device = next((p.device for p in self.parameters()), None)
             self.memory = TargetMemory(*saved.shape, self.memory_dtype).to(device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -164,7 +169,7 @@ class ELRHead(BaseModule):
 @cache
 def _elr_class(base: type[ClsHead]) -> type[ELRHead]:
     # Inheritance, not a wrapped module, so that parameters keep the names they have in checkpoints of the base head.
-    return type(f'ELR{base.__name__}', (ELRHead, base), {'__doc__': ELRHead.__doc__})
+    return type(f'ELR{base.__name__}', (ELRHead, base), {'__doc__': ELRHead.__doc__, '__module__': __name__})
 
 
 def _check_one_label(data_samples: list[DataSample]) -> None:
