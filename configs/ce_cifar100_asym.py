@@ -2,6 +2,7 @@
 # CIFAR-100's superclasses; mapping='cifar100' flips within those.
 _base_ = 'ce_cifar100_sym.py'
 
-noise = dict(_delete_=True, type='AsymmetricNoise', rate=0.4, mapping='cifar100_blocks', seed=0)
-train_dataloader = dict(dataset=dict(noise=noise))
-val_dataloader = dict(dataset=dict(noise=noise))
+train_dataloader = dict(
+    dataset=dict(noise=dict(_delete_=True, type='AsymmetricNoise', rate=0.4, mapping='cifar100_blocks', seed=0)))
+val_dataloader = dict(
+    dataset=dict(noise=dict(_delete_=True, type='AsymmetricNoise', rate=0.4, mapping='cifar100_blocks', seed=0)))

@@ -59,7 +59,7 @@ def load_config(path: str) -> Config:
     return Config.fromfile(str(file))
 
 
-def apply_method(cfg: Config, method: str | None = None, noise: str | dict | None = None, **options) -> Config:
+def apply_method(cfg: Config | str, method: str | None = None, noise: str | dict | None = None, **options) -> Config:
     """Turn the config of any single-label classifier into one that trains it with a given method.
 
     The training dataset is wrapped in ``NoisyLabelDataset``, the head becomes the method's, and mmelr's hooks are
@@ -67,7 +67,7 @@ def apply_method(cfg: Config, method: str | None = None, noise: str | dict | Non
     itself. Applying a method to a config of another (or the same) one replaces it.
 
     Args:
-        cfg (Config): A training config with an ``ImageClassifier``.
+        cfg (Config | str): A training config with an ``ImageClassifier``, or the name of one for :func:`load_config`.
         method (str, optional): ``'ce'``, the head's own loss, or ``'elr'``. None keeps the method.
         noise (str | dict, optional): Noise to put on the training labels: a dict, or text as on the command line
             (``'symmetric:0.4'``, see :func:`mmelr.noise.parse_noise`). None keeps what the config says, which is
@@ -81,7 +81,7 @@ def apply_method(cfg: Config, method: str | None = None, noise: str | dict | Non
         ValueError: An unknown method, or a value outside its range.
         TypeError: A model or head that the method makes no sense for, or an unknown option.
     """
-    cfg = copy.deepcopy(cfg)
+    cfg = load_config(cfg) if isinstance(cfg, (str, Path)) else copy.deepcopy(cfg)
     if method not in (*METHODS, None):
         raise ValueError(f'Unknown method {method!r}; known are {", ".join(METHODS)}.')
     unknown = set(options) - set(_ELR_OPTIONS if method == 'elr' else ())
@@ -95,6 +95,7 @@ def apply_method(cfg: Config, method: str | None = None, noise: str | dict | Non
     if method == 'elr':
         check_hyperparameters(options.get('beta', 0.7), options.get('lam', 3.0))
         cfg.model.head = _elr_head(cfg.model, options)
+        _keep_onehot(cfg)
     elif method == 'ce' and _name(cfg.model.get('head', {})) == 'ELRHead':
         cfg.model.head = _base_head(cfg.model.head)
     _wrap_dataset(cfg, noise)
@@ -104,7 +105,7 @@ def apply_method(cfg: Config, method: str | None = None, noise: str | dict | Non
 
 def _name(part: dict) -> str:
     kind = part.get('type', '')
-    return kind if isinstance(kind, str) else kind.__name__
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__  # without a registry's scope
 
 
 def _elr_head(model: ConfigDict, options: dict) -> ConfigDict:
@@ -123,6 +124,14 @@ def _elr_head(model: ConfigDict, options: dict) -> ConfigDict:
     return head
 
 
+def _keep_onehot(cfg: Config) -> None:
+    """Binary cross entropy takes one-hot labels, which often only the batch augments bring that ELR must do without."""
+    if (cfg.model.head.get('loss') or {}).get('use_sigmoid'):
+        owner = cfg.model if cfg.model.get('data_preprocessor') else cfg
+        owner.setdefault('data_preprocessor', ConfigDict())
+        owner.data_preprocessor.to_onehot = True
+
+
 def _base_head(head: ConfigDict) -> ConfigDict:
     own = ('type', 'base', 'num_samples', *_ELR_OPTIONS)
     return ConfigDict(type=head.get('base', 'LinearClsHead'), **{k: v for k, v in head.items() if k not in own})
@@ -134,6 +143,8 @@ def _wrap_dataset(cfg: Config, noise: str | dict | None) -> None:
         loader.dataset = ConfigDict(type='NoisyLabelDataset', dataset=loader.dataset, noise=None)
     if noise is None:
         return
+    if not isinstance(noise, (str, dict)):
+        raise TypeError(f"noise must be text like 'symmetric:0.4' or a dict with a type, got {noise!r}.")
     noise = parse_noise(noise) if isinstance(noise, str) else noise
     if noise is not None:
         build_noise(noise)  # a rate out of range is refused now, not after the data is loaded

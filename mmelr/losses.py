@@ -27,22 +27,39 @@ def check_hyperparameters(beta: float, lam: float) -> None:
         )
 
 
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Refuse class indices outside [0, C), before anything is changed by them.
+def check_labels(labels: Tensor, logits: Tensor) -> Tensor:
+    """Refuse labels that do not fit the logits, before anything is changed by them.
 
-    Those on an accelerator are left to the assertion in PyTorch's cross entropy, so as not to wait for them.
+    Values on an accelerator are left to the assertion in PyTorch's cross entropy, so as not to wait for them.
+
+    Args:
+        labels (Tensor): Class indices [N] in [0, C), of any integer type, or distributions [N, C].
+        logits (Tensor): [N, C].
+
+    Returns:
+        Tensor: The labels; indices as int64.
 
     Raises:
-        ValueError: Names the first such label.
+        ValueError: Names the shape, or the first label outside.
     """
-    if labels.dim() != 1 or labels.device.type != 'cpu':
-        return
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside):
-        raise ValueError(
-            f'Label {int(outside[0])} is outside [0, {num_classes}): {num_classes} classes are numbered from 0. '
-            'Is num_classes right, or do labels start at 1?'
-        )
+    num_classes = logits.shape[1]
+    if labels.is_floating_point():
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f'Soft labels must have the shape of the logits, {tuple(logits.shape)}; got {tuple(labels.shape)}. '
+                'Class indices must be integers.'
+            )
+        return labels
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f'Labels must be {len(logits)} class indices, one for each row; got {tuple(labels.shape)}.')
+    if labels.device.type == 'cpu':
+        outside = labels[(labels < 0) | (labels >= num_classes)]
+        if len(outside):
+            raise ValueError(
+                f'Label {int(outside[0])} is outside [0, {num_classes}): {num_classes} classes are numbered from 0. '
+                'Is num_classes right, or do labels start at 1?'
+            )
+    return labels.long()
 
 
 class ELRLoss(nn.Module):
@@ -93,7 +110,7 @@ class ELRLoss(nn.Module):
             ValueError: Shapes that do not fit, or labels outside [0, C).
             FloatingPointError: NaN or Inf logits.
         """
-        check_labels(labels, self.memory.num_classes)
+        labels = check_labels(labels, logits)
         p = probabilities(logits.detach())
         t = self.memory.update(indices, p / p.sum(dim=1, keepdim=True), self.beta)
         return elr_loss(logits, labels, t, self.lam)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -33,13 +35,13 @@ class TargetMemory(nn.Module):
     def __init__(self, num_samples: int, num_classes: int, dtype: str | torch.dtype = 'float32') -> None:
         super().__init__()
         for name, value in (('num_samples', num_samples), ('num_classes', num_classes)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise ValueError(f'{name} must be a positive integer, got {value!r}.')
         dtype = _DTYPES.get(dtype, dtype)
         if dtype not in _DTYPES.values():
             raise ValueError(f'dtype of a TargetMemory must be one of {", ".join(_DTYPES)}, got {dtype!r}.')
-        self.num_samples = num_samples
-        self.num_classes = num_classes
+        self.num_samples = int(num_samples)
+        self.num_classes = int(num_classes)
         self.register_buffer('t', torch.zeros(num_samples, num_classes, dtype=dtype))
 
     @torch.no_grad()
@@ -101,6 +103,8 @@ class TargetMemory(nn.Module):
         return torch.promote_types(self.t.dtype, torch.float32)
 
     def _check(self, indices: Tensor, p: Tensor | None = None) -> None:
+        if not isinstance(indices, Tensor):
+            raise ValueError(f'indices must be a tensor, got a {type(indices).__name__}: torch.as_tensor makes one.')
         if indices.dim() != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
             raise ValueError(
                 f'indices must be a 1-D integer tensor, got shape {tuple(indices.shape)} of {indices.dtype}.'

@@ -19,4 +19,7 @@ for _model in (
 
 def build_noise(cfg: dict):
     """Build a noise model from its config, e.g. ``dict(type='SymmetricNoise', rate=0.4)``."""
+    known = sorted(NOISES.module_dict)
+    if cfg.get('type') not in known and not isinstance(cfg.get('type'), type):
+        raise ValueError(f'noise must have a type out of {", ".join(known)}; got {cfg!r}.')
     return NOISES.build(dict(cfg, _scope_='mmelr'))  # not of the scope, mmpretrain, that is the default in a run

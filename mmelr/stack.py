@@ -14,6 +14,7 @@ __all__ = ['require_openmmlab', 'stack_problem']
 _NEEDED = {
     'mmengine': ('0.10.0', ('mmengine', 'onedl-mmengine')),
     'mmcv': ('2.0.0', ('mmcv-lite', 'mmcv', 'onedl-mmcv')),
+    'torchvision': ('0.15.0', ('torchvision',)),
     'mmpretrain': ('1.2.0', ('mmpretrain', 'onedl-mmpretrain')),
 }
 _OLDEST_TORCH = '2.6.0'  # the first whose safe loading can be told of further classes by name

@@ -414,9 +414,8 @@ def test_mixed_labels_are_refused():
     scores = functional.soft_labels(labels_of(samples), C)
     scores[4] = 0.8 * scores[4] + 0.2 * scores[5]
     head = make_head()
-    with pytest.raises(RuntimeError, match='Mixup.*--cfg-options .*batch_augments=None') as error:
+    with pytest.raises(RuntimeError, match='Mixup.*Remove it from the config .*train_cfg.*batch_augments'):
         head.loss(one(), with_scores(samples, scores))
-    assert 'model.train_cfg=None' in str(error.value)
 
 
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])

@@ -185,3 +185,47 @@ def test_curves_of_a_resumed_run_are_one(tmp_path):
     assert (run.final('accuracy/top1'), run.best('accuracy/top1'), run.final('nothing')) == (42.0, 42.0, None)
     with pytest.raises(FileNotFoundError, match='not the work directory of a run'):
         read_run(tmp_path / 'nothing')
+
+
+def test_the_advice_about_batch_augments_keeps_the_normalisation(tmp_path):
+    """The option that the message names must remove the augments and nothing else."""
+    cfg = mmelr.load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+    plain = mmelr.apply_method(cfg, 'elr')
+    for option in ('model.train_cfg', 'data_preprocessor.batch_augments'):
+        cfg = mmelr.apply_method(cfg, 'elr')
+        cfg.merge_from_dict({option: dict(augments=[dict(type='Mixup', alpha=0.8)])})
+        small = config(tmp_path)
+        for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'work_dir'):
+            cfg[key] = small[key]
+        cfg.experiment_name = f'{option}_{np.random.SeedSequence().entropy}'
+        with pytest.raises(ValueError, match=rf'--cfg-options {option}=None$'):
+            train(cfg)
+        cfg.merge_from_dict({option: None})
+        cfg.experiment_name += '_mended'
+        preprocessor = Runner.from_cfg(cfg).model.data_preprocessor
+        assert preprocessor.batch_augments is None
+        assert preprocessor.mean.flatten().tolist() == pytest.approx(plain.data_preprocessor.mean)
+        cfg = mmelr.load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+
+
+def test_head_with_too_few_classes_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match='num_classes=5, but the training set has 10 classes'):
+        train(config(tmp_path, **{'model.head.num_classes': 5}))
+    assert not (tmp_path / 'noise.npz').exists()
+
+
+def test_checkpoints_of_other_labels_are_not_overwritten(tmp_path):
+    train(config(tmp_path))
+    before = (tmp_path / 'noise.npz').read_bytes()
+    with pytest.raises(ValueError, match='holds the checkpoints of a run on other labels.*rate=0.4.*--work-dir'):
+        train(config(tmp_path, **{'train_dataloader.dataset.noise.rate': 0.2}))
+    assert (tmp_path / 'noise.npz').read_bytes() == before
+    train(config(tmp_path))  # the same noise may start anew
+
+
+def test_truncated_checkpoint_is_named(tmp_path):
+    train(config(tmp_path))
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match='epoch_1.pth is damaged: its end is missing'):
+        train(config(tmp_path, epochs=2, resume=True))

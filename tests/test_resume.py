@@ -118,6 +118,7 @@ def test_seed_that_mmengine_chose_is_kept(tmp_path):
     [
         ({'train_dataloader.dataset.noise.rate': 0.2}, r'other labels.*fingerprint.*rate=0.4.*rate=0.2'),
         ({'train_dataloader.dataset.noise.seed': 1}, r'other labels.*seed=0.*seed=1'),
+        ({'train_dataloader.dataset.dataset.indices': -192}, r'another part of the dataset'),
         ({'train_dataloader.dataset.dataset.split': 'test'}, r'another dataset \(number of samples\).*1438.*359'),
     ],
 )

@@ -29,6 +29,9 @@ def plain_config(cfg: Config) -> Config:
     model.pop('init_cfg', None)
     model.backbone.pop('init_cfg', None)  # would look for the pretrained weights that the run began with
     parts = dict(model=model, default_scope='mmpretrain')
+    others = [name for name in cfg.custom_imports['imports'] if name != 'mmelr']
+    if others:
+        parts['custom_imports'] = dict(cfg.custom_imports, imports=others)
     for key in ('data_preprocessor', 'test_dataloader', 'test_evaluator'):
         if cfg.get(key) is not None:
             parts[key] = cfg[key]
@@ -75,14 +78,15 @@ def main() -> None:
             raise FileNotFoundError(f'No checkpoint {args.in_file}.')
         cfg = plain_config(mmelr.load_config(args.config or find_config(args.in_file)))
         checkpoint = plain_checkpoint(args.in_file)
-        out = args.out_file.with_suffix('')
+        out = args.out_file.with_name(args.out_file.name.removesuffix('.pth'))
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_suffix('.part')
+        part = out.with_name(out.name + '.part')
         torch.save(checkpoint, part)
         digest = hashlib.sha256(part.read_bytes()).hexdigest()[:8]
         os.replace(part, final := out.with_name(f'{out.name}-{digest}.pth'))
-        cfg.dump(out.with_suffix('.py'))
-    print(f'{final} and {out.with_suffix(".py")}')
+        config = out.with_name(out.name + '.py')
+        cfg.dump(config)
+    print(f'{final} and {config}')
 
 
 if __name__ == '__main__':

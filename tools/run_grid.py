@@ -26,15 +26,24 @@ from mmelr.noise import parse_noise
 TRAIN = Path(__file__).resolve().parent / 'train.py'
 
 
+def seeded(noise: str, seed: int) -> str:
+    """The noise with a seed, where it has any."""
+    return noise if noise.startswith(('file:', 'none')) else f'{noise},seed={seed}'
+
+
 def run(config: str, noise: str, seed: int, args: argparse.Namespace) -> dict:
     """One training run, or what an earlier one left."""
     work_dir = args.work_dir / Path(config).stem / noise.replace(':', '_').replace('/', '_') / f'seed-{seed}'
     done = work_dir / 'result.json'
     if done.is_file():
-        return json.loads(done.read_text())
+        result = json.loads(done.read_text())
+        if result['cfg_options'] != args.cfg_options:
+            raise ValueError(
+                f'{work_dir} holds a run with --cfg-options {result["cfg_options"]}. Use another --work-dir.'
+            )
+        return result
     work_dir.mkdir(parents=True, exist_ok=True)
-    seeded = noise if noise.startswith(('file:', 'none')) else f'{noise},seed={seed}'
-    command = [sys.executable, str(TRAIN), config, '--noise', seeded, '--work-dir', str(work_dir)]
+    command = [sys.executable, str(TRAIN), config, '--noise', seeded(noise, seed), '--work-dir', str(work_dir)]
     # Only the last checkpoint: a grid has many runs. --resume goes on with a run that was cut off.
     command += ['--resume', '--cfg-options', f'randomness.seed={seed}', 'default_hooks.checkpoint.max_keep_ckpts=1']
     start = time.perf_counter()
@@ -48,6 +57,7 @@ def run(config: str, noise: str, seed: int, args: argparse.Namespace) -> dict:
         config=Path(config).stem,
         noise=noise,
         seed=seed,
+        cfg_options=args.cfg_options,
         final_accuracy=curves.final(ACCURACY),
         best_accuracy=curves.best(ACCURACY),
         wrong_labels_memorized=curves.final(MEMORIZED),
@@ -90,10 +100,11 @@ def main() -> None:
     args = parser.parse_args()
     with fail_early():
         for noise in args.noise:
-            parse_noise(noise)
+            parse_noise(seeded(noise, args.seeds[0]))
     grid = [(c, n, s) for s in args.seeds for n in args.noise for c in args.configs]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda cell: run(*cell, args), grid))
+        with fail_early():
+            results = list(pool.map(lambda cell: run(*cell, args), grid))
     (args.work_dir / 'results.json').write_text(json.dumps(results, indent=2) + '\n')
     seeds = ', '.join(map(str, args.seeds))
     print(f'\nTest accuracy after the last epoch [%], seeds {seeds}\n\n{table(results, "final_accuracy")}')

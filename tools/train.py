@@ -42,7 +42,7 @@ def main() -> None:
     own, args = parse_args(tool['parse_args'])
     with fail_early():
         cfg = mmelr.load_config(args.config)
-        if own.method or own.noise:
+        if own.method is not None or own.noise is not None:
             cfg = mmelr.apply_method(cfg, own.method, own.noise)
             if own.method and cfg.get('work_dir') is None:
                 # Methods do not share a folder: their checkpoints must not be taken for each other's.

@@ -27,8 +27,9 @@ __all__ = ['Case', 'Outcome', 'prepare', 'reason', 'take_steps', 'zoo_configs']
 
 # Two samples, the least that BatchNorm takes over 1x1 maps, of a training set of five.
 _SAMPLE_IDX, _NUM_SAMPLES = (4, 1), 5
-# Layers kept, per stage, of the networks whose weights and gradients need more than 8 GB when two are held.
-_HUGE, _LAYERS = ('eva-g', 'h', 'huge'), 3
+# Layers kept, per stage, where two copies of the network, gradients and activations would need more than 8 GB: in the
+# largest architectures, and in those of any size that take no smaller images than this.
+_HUGE, _LARGE, _LAYERS = ('eva-g', 'h', 'huge'), 384, 3
 
 
 @dataclass
@@ -123,15 +124,13 @@ def take_steps(case: Case, side: int | None = None) -> Outcome:
     Args:
         case (Case): What to try.
         side (int, optional): Image size to try first, if it is smaller than the config's. If the own loss takes no
-            step at it (some networks are made for one size), the config's training size is used, or else the one
-            that the backbone is made for.
+            step at it (some networks are made for one size), the config's is used.
 
     Returns:
         Outcome: What happened.
     """
-    layers = _fewer_layers(case.own['backbone'])
-    sides = [] if side is None or side >= case.side else [side]
-    for tried in dict.fromkeys([*sides, case.side, _img_size(case.own['backbone']) or case.side]):
+    for tried in [side, case.side] if side is not None and side < case.side else [case.side]:
+        layers = _fewer_layers(case.own['backbone'], tried)
         outcome = Outcome('ok', 'ok', tried, layers is not None)
         own = elr = None
         try:
@@ -243,20 +242,16 @@ def _side(cfg: Config) -> int:
     return 224
 
 
-def _img_size(backbone: dict) -> int | None:
-    size = backbone.get('img_size')
-    return max(size) if isinstance(size, (tuple, list)) else size
-
-
-def _fewer_layers(backbone: dict) -> dict | None:
-    """The architecture with fewer layers, if it is huge."""
-    if backbone.get('arch') not in _HUGE:
+def _fewer_layers(backbone: dict, side: int) -> dict | None:
+    """The architecture with fewer layers, if the network is huge or must be tried on large images."""
+    kind, name = MODELS.get(backbone['type']), backbone.get('arch')
+    table = getattr(kind, 'arch_zoo', None) or getattr(kind, 'arch_settings', {})
+    arch = table.get(name) if isinstance(name, str) else None
+    if arch is None or (name not in _HUGE and side < _LARGE):
         return None
-    kind = MODELS.get(backbone['type'])
-    arch = (kind.arch_zoo if hasattr(kind, 'arch_zoo') else kind.arch_settings)[backbone['arch']]
     if 'depths' in arch:
         return {**arch, 'depths': [min(depth, _LAYERS) for depth in arch['depths']]}
-    return {**arch, 'num_layers': _LAYERS}
+    return {**arch, 'num_layers': _LAYERS} if 'num_layers' in arch else None
 
 
 def _expect(held: object, otherwise: str) -> None:

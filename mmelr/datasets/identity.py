@@ -11,7 +11,7 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.dataset.base_dataset import BaseDataset
 from mmpretrain.datasets import KFoldDataset
 
-__all__ = ['SampleMap', 'check_kind', 'map_samples']
+__all__ = ['SampleMap', 'balances_classes', 'check_kind', 'map_samples']
 
 
 @dataclass
@@ -98,6 +98,14 @@ def map_samples(dataset) -> SampleMap:
             'samples. Make the subset with the argument indices= instead.'
         )
     return SampleMap([full], np.array([0, len(full)]), sample_idx)
+
+
+def balances_classes(dataset) -> bool:
+    """Whether a ``ClassBalancedDataset`` is among the wrappers."""
+    if isinstance(dataset, ClassBalancedDataset):
+        return True
+    inside = getattr(dataset, 'datasets', None) or [d for d in [getattr(dataset, 'dataset', None)] if d is not None]
+    return any(balances_classes(d) for d in inside)
 
 
 def check_kind(dataset) -> None:

@@ -12,9 +12,9 @@ from mmengine.dataset import force_full_init
 from mmengine.dataset.base_dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from ..noise import NoiseRecord
+from ..noise import NoiseRecord, parse_noise
 from ..registry import build_noise
-from .identity import SampleMap, check_kind, map_samples
+from .identity import SampleMap, balances_classes, check_kind, map_samples
 
 __all__ = ['NoisyLabelDataset']
 
@@ -33,11 +33,14 @@ class NoisyLabelDataset:
     - ``clean_label``: the wrapped dataset's own label, where ``noise`` replaces it. It is meta information for
       diagnosis: no loss reads it.
 
+    A subset must be made with ``indices=``: one taken by ``get_subset()`` forgets what it is a part of.
+
     On a ``DataSample`` the last three are meta information. Use it as the outermost wrapper.
 
     Args:
         dataset (dict | BaseDataset): The dataset, or wrapper of datasets, single-label.
-        noise (dict | None): A noise model of ``mmelr.registry.NOISES``, e.g. ``dict(type='SymmetricNoise', rate=0.4)``.
+        noise (dict | str | None): A noise model of ``mmelr.registry.NOISES``, e.g. ``dict(type='SymmetricNoise',
+            rate=0.4)``, or in the words of the command line, ``'symmetric:0.4'``.
             None keeps the labels as they are, for data whose labels are noisy already.
         lazy_init (bool): Whether to load annotations later, at the first use. Defaults to False.
 
@@ -48,6 +51,7 @@ class NoisyLabelDataset:
 
     def __init__(self, dataset: dict | BaseDataset, noise: dict | None = None, lazy_init: bool = False) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        noise = parse_noise(noise) if isinstance(noise, str) else noise
         self.noise = build_noise(noise) if isinstance(noise, dict) else noise
         check_kind(self.dataset)
         self._metainfo = self.dataset.metainfo
@@ -63,6 +67,11 @@ class NoisyLabelDataset:
             return
         self.dataset.full_init()
         self._metainfo = self.dataset.metainfo
+        if self.noise is not None and balances_classes(self.dataset):
+            raise TypeError(
+                'ClassBalancedDataset repeats samples by the labels of the dataset inside: by the clean ones, which '
+                'the noise is to hide. Leave it out, or put the noisy labels into the dataset and use noise=None.'
+            )
         self._map: SampleMap = map_samples(self.dataset)
         num_classes = self._num_classes()
         given = self._map.gt_labels()
@@ -109,6 +118,12 @@ class NoisyLabelDataset:
     def num_samples(self) -> int:
         """int: Samples in the whole dataset, which ``sample_idx`` counts; a subset or repetition has another length."""
         return self._map.num_samples
+
+    @property
+    @force_full_init
+    def sample_idx(self) -> np.ndarray:
+        """np.ndarray: Which sample each item is, int64 [len(self)] in [0, num_samples)."""
+        return self._map.sample_idx
 
     @force_full_init
     def __len__(self) -> int:
@@ -170,7 +185,9 @@ class NoisyLabelDataset:
         if epoch < 0:
             yield
             return
-        saved = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+        # A data worker's random state serves nothing else; the main process's does.
+        mine = torch.utils.data.get_worker_info() is None
+        saved = (random.getstate(), np.random.get_state(), torch.default_generator.get_state()) if mine else None
         a, b, c = np.random.SeedSequence((seed, epoch, idx % len(self), attempt)).generate_state(3)
         random.seed(int(a))
         np.random.seed(b)
@@ -178,9 +195,10 @@ class NoisyLabelDataset:
         try:
             yield
         finally:
-            random.setstate(saved[0])
-            np.random.set_state(saved[1])
-            torch.default_generator.set_state(saved[2])
+            if mine:
+                random.setstate(saved[0])
+                np.random.set_state(saved[1])
+                torch.default_generator.set_state(saved[2])
 
     def __repr__(self) -> str:
         record = self.record.summary() if self._fully_initialized else f'noise={self.noise!r}, not loaded yet'

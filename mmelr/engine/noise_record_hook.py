@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os.path as osp
+import zipfile
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
+from ..datasets import NoisyLabelDataset
 from ..models import ELRHead
+from ..noise import NoiseRecord
 from .utils import bare_model, noisy_dataset
 
 __all__ = ['NoiseRecordHook']
@@ -30,19 +34,34 @@ class NoiseRecordHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
-        """Check the data and the model, before any checkpoint is read or time is spent."""
-        dataset = noisy_dataset(runner)
-        if dataset is not None:
-            runner.logger.info(dataset.record.summary())
-        model = bare_model(runner)
+        """Check the data, the model and the work directory, before any checkpoint is read or time is spent."""
+        model, dataset = bare_model(runner), noisy_dataset(runner)
+        _check_whole(runner)
+        if dataset is None:
+            return
+        runner.logger.info(dataset.record.summary())
+        classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+        if classes is not None and classes < dataset.record.num_classes:
+            raise ValueError(
+                f'The head has num_classes={classes}, but the training set has {dataset.record.num_classes} classes. '
+                f'Set model.head.num_classes={dataset.record.num_classes}.'
+            )
         augments = getattr(getattr(model, 'data_preprocessor', None), 'batch_augments', None)
         if augments is not None and _memory_keys(model):
             names = ', '.join(type(a).__name__ for a in augments.augments if a is not None)
             raise ValueError(
                 f'The batch augments of this config ({names}) mix the labels before ELRHead sees them, so it '
-                'cannot tell whose prediction it averages. Remove them: --cfg-options '
-                'model.train_cfg=None model.data_preprocessor.batch_augments=None'
+                'cannot tell whose prediction it averages. Remove them: '
+                f'--cfg-options {_where_augments(runner.cfg)}=None'
             )
+        earlier = osp.join(runner.work_dir, 'noise.npz')
+        if not runner._resume and osp.exists(earlier) and find_latest_checkpoint(runner.work_dir):
+            found = NoiseRecord.load(earlier)
+            if found.fingerprint != dataset.record.fingerprint:
+                raise ValueError(
+                    f'{runner.work_dir} holds the checkpoints of a run on other labels ({found.summary()}). '
+                    'Give this run a --work-dir of its own, or delete that one.'
+                )
 
     def before_train(self, runner: Runner) -> None:
         """Write the noise file. A resumed run gets here only if its noise is the old one."""
@@ -54,7 +73,7 @@ class NoiseRecordHook(Hook):
         """Put the fingerprint into the checkpoint."""
         dataset = noisy_dataset(runner)
         if dataset is not None:
-            checkpoint['noise'] = _identity(dataset.record)
+            checkpoint['noise'] = _identity(dataset)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare fingerprints when resuming; otherwise take the weights without the memory."""
@@ -70,7 +89,7 @@ class NoiseRecordHook(Hook):
             return
         if dataset is None:
             return
-        now, saved = _identity(dataset.record), checkpoint.get('noise')
+        now, saved = _identity(dataset), checkpoint.get('noise')
         if saved is None:
             raise ValueError(
                 'Cannot resume: the checkpoint does not say which noise it was trained with, so it is not of '
@@ -80,6 +99,7 @@ class NoiseRecordHook(Hook):
             ('num_samples', 'another dataset (number of samples)'),
             ('num_classes', 'another dataset (number of classes)'),
             ('fingerprint', 'other labels'),
+            ('samples', 'another part of the dataset (subset, fold or repetition)'),
         ):
             if saved[key] != now[key]:
                 raise ValueError(
@@ -90,13 +110,34 @@ class NoiseRecordHook(Hook):
                 )
 
 
-def _identity(record) -> dict:
+def _identity(dataset: NoisyLabelDataset) -> dict:
+    record = dataset.record
     return dict(
         fingerprint=record.fingerprint,
         num_samples=record.num_samples,
         num_classes=record.num_classes,
+        samples=hashlib.sha256(dataset.sample_idx.astype('<i8').tobytes()).hexdigest()[:16],
         description=record.description,
     )
+
+
+def _where_augments(cfg) -> str:
+    """The option that batch augments were set with; another one would replace the whole data preprocessor."""
+    if cfg.model.get('train_cfg'):
+        return 'model.train_cfg'
+    in_model = (cfg.model.get('data_preprocessor') or {}).get('batch_augments')
+    return 'model.data_preprocessor.batch_augments' if in_model else 'data_preprocessor.batch_augments'
+
+
+def _check_whole(runner: Runner) -> None:
+    """Name a checkpoint that was cut off; torch would only say that an argument is invalid."""
+    path = runner._load_from or (find_latest_checkpoint(runner.work_dir) if runner._resume else None)
+    if path is None or not osp.isfile(path):
+        return
+    with open(path, 'rb') as file:
+        zipped = file.read(2) == b'PK'
+    if zipped and not zipfile.is_zipfile(path):
+        raise ValueError(f'The checkpoint {path} is damaged: its end is missing. Use an earlier one: --resume FILE.')
 
 
 def _memory_keys(model) -> list[str]:

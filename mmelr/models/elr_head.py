@@ -93,6 +93,7 @@ class ELRHead(BaseModule):
     ) -> None:
         super().__init__(**kwargs)
         check_hyperparameters(beta, lam)
+        TargetMemory(num_samples or 1, 1, memory_dtype)  # refuses bad values now, not in the first step
         self.base = base
         self.beta = beta
         self.lam = lam
@@ -172,6 +173,14 @@ def _elr_class(base: type[ClsHead]) -> type[ELRHead]:
     return type(f'ELR{base.__name__}', (ELRHead, base), {'__doc__': ELRHead.__doc__, '__module__': __name__})
 
 
+def __getattr__(name: str):
+    # Classes made above are unpickled by name, perhaps in a process that has not made them yet.
+    base = MODELS.get(name[3:]) if name.startswith('ELR') else None
+    if base is None:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return _elr_class(base)
+
+
 def _check_one_label(data_samples: list[DataSample]) -> None:
     """Refuse labels that something mixed before the head saw them: whose average would the prediction enter?"""
     if 'gt_label' not in data_samples[0] or 'gt_score' not in data_samples[0]:
@@ -184,6 +193,5 @@ def _check_one_label(data_samples: list[DataSample]) -> None:
     torch._assert_async(
         (score.gather(1, label[:, None]) == 1).all(),
         'A batch augment (Mixup, CutMix, ...) mixed the labels before ELRHead saw them, so it cannot tell whose '
-        'prediction it averages. Remove it: --cfg-options model.train_cfg=None '
-        'model.data_preprocessor.batch_augments=None',
+        'prediction it averages. Remove it from the config (model.train_cfg, or batch_augments of data_preprocessor).',
     )

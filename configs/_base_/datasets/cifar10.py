@@ -1,5 +1,5 @@
 # CIFAR-10 as in the paper: the first 45,000 noisy training images train, the last 5,000, as noisy, are for model
-# selection (val), the clean test set is for tools/test.py. MMPretrain downloads the data to data/cifar10.
+# selection (val), the clean test set is for tools/test.py. tools/train.py --noise changes the noise of both parts. MMPretrain downloads the data to data/cifar10.
 train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=4),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
@@ -10,8 +10,6 @@ test_pipeline = [dict(type='PackInputs')]
 data_preprocessor = dict(
     type='ClsDataPreprocessor', num_classes=10, mean=[125.31, 122.95, 113.87], std=[51.59, 50.85, 51.26])
 
-noise = dict(type='SymmetricNoise', rate=0.4, seed=0)
-
 train_dataloader = dict(
     batch_size=128,
     num_workers=2,
@@ -21,7 +19,7 @@ train_dataloader = dict(
     dataset=dict(
         type='NoisyLabelDataset',
         dataset=dict(type='CIFAR10', data_root='data/cifar10', split='train', indices=45000, pipeline=train_pipeline),
-        noise=noise))
+        noise=dict(type='SymmetricNoise', rate=0.4, seed=0)))
 
 val_dataloader = dict(
     batch_size=500,
@@ -32,7 +30,7 @@ val_dataloader = dict(
     dataset=dict(
         type='NoisyLabelDataset',
         dataset=dict(type='CIFAR10', data_root='data/cifar10', split='train', indices=-5000, pipeline=test_pipeline),
-        noise=noise))
+        noise=dict(type='SymmetricNoise', rate=0.4, seed=0)))
 val_evaluator = dict(type='Accuracy', topk=(1, ))
 
 test_dataloader = dict(

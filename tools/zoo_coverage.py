@@ -1,0 +1,272 @@
+"""Train one step of every image-classification config of the installed MMPretrain, with its own loss and with ELR.
+
+Each config is converted with mmelr.apply_method(cfg, 'elr'), built, and trained on two synthetic images, see
+mmelr.analysis.zoo.take_steps. Nothing is downloaded. The result is docs/zoo_coverage.md, and in figures a JSON that is
+kept up to date while it runs: --resume goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import mmelr
+from mmelr.analysis.zoo import Case, prepare, reason, take_steps, zoo_configs
+
+STACK = ('torch', 'torchvision', 'mmengine', 'mmcv-lite', 'mmpretrain')
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', metavar='TEXT', help='try the configs with TEXT in their name, and write no report')
+    parser.add_argument('--side', type=int, default=128, help='image size to try first; default: %(default)s')
+    parser.add_argument('--jobs', type=int, default=2, help='configs at a time; default: %(default)s')
+    parser.add_argument('--timeout', type=float, default=600, help='seconds for one config; default: %(default)s')
+    parser.add_argument('--out', type=Path, default='docs/zoo_coverage.md', help='the report; default: %(default)s')
+    parser.add_argument('--json', type=Path, default='docs/zoo_coverage.json', help='default: %(default)s')
+    parser.add_argument('--resume', action='store_true', help='keep what the JSON holds already')
+    return parser.parse_args()
+
+
+def quiet() -> None:
+    """No logging or warnings of the libraries, one thread."""
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings('ignore')
+    torch.set_num_threads(1)
+
+
+def describe(case: Case, side: int) -> dict:
+    """Try a case. A head that MMPretrain refuses to train with distillation is tried without as well."""
+    quiet()
+    row = _rounded(asdict(take_steps(case, side)))
+    if 'distill' in row['own']:
+        heads = [{**model, 'head': {**model['head'], 'distillation': False}} for model in (case.own, case.elr)]
+        row['without_distillation'] = _rounded(asdict(take_steps(replace(case, own=heads[0], elr=heads[1]), side)))
+    return row
+
+
+def _rounded(row: dict) -> dict:
+    def short(value):
+        if isinstance(value, tuple):
+            return [short(v) for v in value]
+        return float(f'{value:.6g}') if isinstance(value, float) else value
+
+    return {key: short(value) for key, value in row.items()}
+
+
+def isolated(context, case: Case, side: int, timeout: float) -> dict:
+    """Try a case in a process of its own, which gives all memory back, and may hang or be killed."""
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(send, case, side))
+    process.start()
+    send.close()
+    try:
+        if receive.poll(timeout):
+            return receive.recv()
+        failed = f'not done in {timeout:.0f} s'
+    except EOFError:
+        process.join()
+        failed = f'the process was killed (exit code {process.exitcode})'
+    finally:
+        process.kill()
+        process.join()
+    return dict(own=failed, elr=failed, side=case.side, fewer_layers=False, parameters=0)
+
+
+def _send(connection, case: Case, side: int) -> None:
+    connection.send(describe(case, side))
+
+
+def read(names: list[str]) -> tuple[dict[str, Case], dict[str, dict], dict[str, str]]:
+    """Read and convert the configs.
+
+    Returns:
+        tuple: The cases; rows of the configs that cannot be converted; why a config is none of ours. By name.
+    """
+    cases, rows, outside = {}, {}, {}
+    for name in names:
+        try:
+            cfg = mmelr.load_config(f'mmpretrain::{name}')
+        except Exception as error:  # whatever it is, it is the finding
+            outside[name] = f'MMPretrain cannot read it. {reason(error)}'
+            continue
+        if cfg.model.type != 'ImageClassifier':
+            outside[name] = f'The model is a {cfg.model.type}, no ImageClassifier.'
+            continue
+        try:
+            cases[name] = prepare(cfg)
+        except Exception as error:
+            rows[name] = dict(own='not tried', elr=reason(error), head=cfg.model.head.type, same_as=None)
+    return cases, rows, outside
+
+
+def run(args: argparse.Namespace, names: list[str], result: dict) -> None:
+    """Fill ``result`` with a row for every config."""
+    start, before = time.monotonic(), result['seconds']
+    cases, rows, result['outside'] = read(names)
+    result['configs'].update(rows)
+    same = defaultdict(list)
+    for name, case in sorted(cases.items(), key=lambda item: item[1].side):
+        # Configs that differ in data and schedule alone are one network, tried once, at the smallest of their sizes.
+        key = replace(case, side=min(case.side, args.side))
+        same[json.dumps(asdict(key), sort_keys=True, default=str)].append(name)
+    groups = [group for group in same.values() if not all(name in result['configs'] for name in group)]
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['mmelr.analysis.zoo'])  # imports take longer than a small network's steps
+    done = len(names) - len(result['outside']) - sum(map(len, groups))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = {pool.submit(_timed, isolated, context, cases[g[0]], args.side, args.timeout): g for g in groups}
+        for job in as_completed(jobs):
+            row, seconds = job.result()
+            for name in jobs[job]:
+                done += 1
+                first, case = jobs[job][0], cases[name]
+                facts = dict(head=case.own['head']['type'], backbone=case.own['backbone']['type'], own_side=case.side)
+                facts.update(augments=case.augments, onehot=case.onehot, same_as=None if name == first else first)
+                result['configs'][name] = {**facts, **row}
+            verdict = 'ok' if row['own'] == row['elr'] == 'ok' else f'own: {row["own"]}; ELR: {row["elr"]}'
+            print(f'{done}/{len(names) - len(result["outside"])} {jobs[job][0]} {seconds:.0f} s {verdict}', flush=True)
+            result['seconds'] = round(before + time.monotonic() - start)
+            if not args.only:
+                write_json(args.json, result)
+
+
+def _timed(function, *args) -> tuple[dict, float]:
+    start = time.monotonic()
+    return function(*args), time.monotonic() - start
+
+
+def write_json(path: Path, result: dict) -> None:
+    """One config a line; replaced at once, so that an interrupted run leaves the last whole one."""
+    configs = result['configs']
+    lines = ',\n'.join(f'  {json.dumps(name)}: {json.dumps(configs[name])}' for name in sorted(configs))
+    text = json.dumps({key: value for key, value in result.items() if key != 'configs'}, indent=1)
+    part = path.with_name(path.name + '.part')
+    part.write_text(text.removesuffix('\n}') + ',\n "configs": {\n' + lines + '\n }\n}\n')
+    os.replace(part, path)
+
+
+def report(result: dict) -> str:
+    """The Markdown page."""
+    rows, outside = result['configs'], result['outside']
+    trained = {n: r for n, r in rows.items() if r['own'] == 'ok'}
+    both = {n: r for n, r in trained.items() if r['elr'] == 'ok'}
+    stack = ', '.join(f'{name} {number}' for name, number in result['stack'].items())
+    exact = sum(r['loss'] == r['loss_cls'] for r in both.values())
+    lines = [
+        '# ELR on the model zoo of MMPretrain',
+        '',
+        f'Of the {len(rows) + len(outside)} image-classification configs in the model index of MMPretrain, {len(rows)} '
+        f'train an `ImageClassifier`. **{len(trained)} of them take a training step with their own loss on this '
+        f'stack, and {len(both)} of these take an ELR step.**',
+        '',
+        f'Written by `python tools/zoo_coverage.py` in {result["seconds"] / 60:.0f} minutes, with {stack}.',
+        '',
+        "Each config is converted by `mmelr.apply_method(cfg, 'elr')` and built twice, with its own loss and with ELR, "
+        'from the same weights. Two synthetic images pass through the data preprocessor and `train_step`. ELR passes '
+        'if its `loss_cls` is the own loss (relative difference below 1e-5; here all printed digits are the same in '
+        f'{exact} of {len(both)}), `loss_elr` is at most 0, all gradients are finite, the target memory has a row for '
+        'each sample and a column for each class and holds the averages of the visited samples alone, a second step '
+        'works, and the weights load in both directions. Configs that share network and input size are tried once: '
+        f'{sum(r["same_as"] is None for r in rows.values())} networks. Layers have the initialisation that their '
+        'constructors give them; nothing is downloaded.',
+        '',
+        '| head | configs | own loss | ELR |',
+        '| --- | --- | --- | --- |',
+    ]
+    for head, number in Counter(r['head'] for r in rows.values()).most_common():
+        own, elr = (sum(r['head'] == head for r in part.values()) for part in (trained, both))
+        lines.append(f'| `{head}` | {number} | {own} | {elr} |')
+    lines += [f'| all | {len(rows)} | {len(trained)} | {len(both)} |', '', '## Failures', '']
+    failed = _grouped(
+        {n: (r['own'], r['elr'], _second_try(r)) for n, r in rows.items() if not r['own'] == r['elr'] == 'ok'}
+    )
+    if failed:
+        lines += ['| configs | own loss | ELR | with `head.distillation=False` |', '| --- | --- | --- | --- |']
+    lines += [f'| {_names(names)} | {" | ".join(what)} |' for what, names in failed] or ['None.']
+    lines += ['', 'Not counted, because they are no `ImageClassifier` configs that MMPretrain can read:', '']
+    lines += [f'- {_names(names)}: {what}' for what, names in _grouped(outside)]
+    augments, onehot = ([n for n, r in rows.items() if r.get(key)] for key in ('augments', 'onehot'))
+    lines += [
+        '',
+        '## What was changed to try them',
+        '',
+        f'**Batch augments.** {len(augments)} configs mix labels (Mixup, CutMix), which ELR refuses; the augments were '
+        'removed for both losses. The one-hot labels that they bring were kept (`data_preprocessor.to_onehot=True`) '
+        f'with binary cross entropy, which needs them: {_names(onehot)}.',
+        '',
+        '**Depth.** Fewer layers, at most three a stage, so that two copies and the gradients fit into memory: '
+        + (_names([n for n, r in rows.items() if r.get('fewer_layers')]) or 'none')
+        + '.',
+        '',
+        '**Image size.** Smaller than in the config where the network permits, to save time. The others ran at the '
+        'size of the config.',
+        '',
+        '| pixels in the config | tried at | configs | backbones |',
+        '| --- | --- | --- | --- |',
+    ]
+    sizes = _grouped({n: (r['own_side'], r['side']) for n, r in rows.items() if r.get('side') != r.get('own_side')})
+    for (own, tried), names in sorted(sizes):
+        backbones = ', '.join(f'{b} {k}' for b, k in Counter(rows[n]['backbone'] for n in names).most_common())
+        lines.append(f'| {own} | {tried} | {len(names)} | {backbones} |')
+    return '\n'.join(lines) + '\n'
+
+
+def _grouped(what: dict) -> list:
+    groups = defaultdict(list)
+    for name, value in what.items():
+        groups[value].append(name)
+    return list(groups.items())
+
+
+def _names(names: list[str]) -> str:
+    return ', '.join(f'`{name.removesuffix(".py")}`' for name in sorted(names))
+
+
+def _second_try(row: dict) -> str:
+    second = row.get('without_distillation')
+    return f'own loss: {second["own"]}; ELR: {second["elr"]}' if second else '–'
+
+
+def main() -> None:
+    """Try them all, write the report."""
+    args = parse_args()
+    quiet()
+    names = [name for name in zoo_configs() if not args.only or args.only in name]
+    if not names:
+        sys.exit(f'No image-classification config of MMPretrain has {args.only!r} in its name.')
+    result = dict(stack={name: version(name) for name in STACK}, seconds=0, outside={}, configs={})
+    if args.resume and args.json.is_file():
+        saved = json.loads(args.json.read_text())
+        if saved['stack'] != result['stack']:
+            sys.exit(f'{args.json} is of another stack, {saved["stack"]}. Leave out --resume to start anew.')
+        result = saved
+    run(args, names, result)
+    if not args.only:
+        write_json(args.json, result)
+        args.out.write_text(report(result))
+    rows = result['configs'].values()
+    trained = [row for row in rows if row['own'] == 'ok']
+    print(
+        f'{len(rows)} configs, {len(trained)} train with their own loss, {sum(r["elr"] == "ok" for r in trained)} '
+        'of these with ELR.'
+    )
+    sys.exit(any(row['elr'] != 'ok' for row in trained))
+
+
+if __name__ == '__main__':
+    main()
