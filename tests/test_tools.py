@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,45 @@ def test_grid_runs_each_cell_once(tmp_path):
     results = json.loads((tmp_path / 'results.json').read_text())
     assert {(r['config'], r['seed']) for r in results} == {(c, s) for c in ('ce_digits', 'elr_digits') for s in [0]}
     assert run(*command).count('symmetric:0.2  seed') == 0, 'finished runs are not repeated'
+
+
+def test_refused_resume_changes_nothing(trained):
+    """Not even the config, which MMEngine writes before anything can be compared."""
+    before = {f: f.read_bytes() for f in trained.iterdir() if f.is_file()}
+    out = run(sys.executable, 'tools/train.py', 'configs/elr_digits.py', '--work-dir', trained, '--resume', '--noise',
+              'symmetric:0.2', '--cfg-options', *SMALL, code=2)  # fmt: skip
+    assert 'train.py: Cannot resume: the checkpoint was trained on other labels' in out
+    assert {f: f.read_bytes() for f in trained.iterdir() if f.is_file()} == before
+
+
+def test_grid_does_not_mix_options(tmp_path):
+    (tmp_path / 'elr_digits' / 'symmetric_0.2' / 'seed-0').mkdir(parents=True)
+    result = dict(
+        config='elr_digits', noise='symmetric:0.2', seed=0, final_accuracy=1.0, cfg_options=['model.head.lam=1']
+    )
+    (tmp_path / 'elr_digits' / 'symmetric_0.2' / 'seed-0' / 'result.json').write_text(json.dumps(result))
+    command = (
+        sys.executable,
+        'tools/run_grid.py',
+        'configs/elr_digits.py',
+        '--noise',
+        'symmetric:0.2',
+        '--work-dir',
+        tmp_path,
+    )
+    assert "holds a run with --cfg-options ['model.head.lam=1']" in run(*command, code=2)
+
+
+def test_wheel(tmp_path):
+    run(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, '.')
+    with zipfile.ZipFile(next(tmp_path.glob('mmelr-*.whl'))) as wheel:
+        names = wheel.namelist()
+        metadata = wheel.read(next(n for n in names if n.endswith('METADATA'))).decode()
+    assert {f'mmelr/{n}.py' for n in ('functional', 'noise/synthetic', 'engine/checkpoint')} <= set(names)
+    assert not [n for n in names if n.startswith(('tests', 'tools', 'configs'))]
+    core = [line for line in metadata.splitlines() if line.startswith('Requires-Dist') and 'extra' not in line]
+    assert core == ['Requires-Dist: torch>=2.6', 'Requires-Dist: numpy']
+    assert 'mmcv' not in ''.join(line for line in metadata.splitlines() if 'extra == "openmmlab"' in line)
 
 
 @pytest.mark.slow

@@ -11,9 +11,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.registry import init_default_scope
-from mmpretrain.registry import DATASETS
-
 import mmelr
 from mmelr.analysis import format_transition_matrix, plot_transition_matrix
 from mmelr.cli import fail_early
@@ -27,6 +24,10 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path('noise.npz'), help='default: %(default)s')
     args = parser.parse_args()
     with fail_early():
+        mmelr.require_openmmlab()
+        from mmengine.registry import init_default_scope
+        from mmpretrain.registry import DATASETS
+
         cfg = mmelr.apply_method(mmelr.load_config(args.config), noise=args.noise)
         if cfg.train_dataloader.dataset.noise is None:
             raise ValueError(f'{args.config} has no noise; choose some with --noise symmetric:0.4.')

@@ -16,14 +16,15 @@ import pickle
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 
 import mmelr
 from mmelr.cli import fail_early
 
 
-def plain_config(cfg: Config) -> Config:
+def plain_config(cfg):
     """What inference needs of a run's config, with the head that ELRHead stood in for."""
+    from mmengine.config import Config
+
     cfg = mmelr.apply_method(cfg, 'ce')
     model = cfg.model
     model.pop('init_cfg', None)
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument('--config', type=Path, help='config of the run; default: the one beside the checkpoint')
     args = parser.parse_args()
     with fail_early():
+        mmelr.require_openmmlab()
         if not args.in_file.is_file():
             raise FileNotFoundError(f'No checkpoint {args.in_file}.')
         cfg = plain_config(mmelr.load_config(args.config or find_config(args.in_file)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os.path as osp
 import sys
+from pathlib import Path
 
 import mmelr
 from mmelr.cli import fail_early, mmpretrain_tool
@@ -52,8 +53,19 @@ def main() -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    from mmelr.engine import ResumeRefused
+
+    # MMEngine writes the config beside the checkpoints at once; a run that is then refused must not leave its own.
+    written = Path(cfg.work_dir, osp.basename(cfg.filename))
+    earlier = written.read_bytes() if written.is_file() else None
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.train()
+    except ResumeRefused as e:
+        if earlier is not None:
+            written.write_bytes(earlier)
+        with fail_early():
+            raise e
 
 
 if __name__ == '__main__':

@@ -3,6 +3,6 @@
 from . import checkpoint  # noqa: F401  (allows checkpoints to be loaded)
 from .exact_resume_hook import ExactResumeHook
 from .memorization_hook import MemorizationHook
-from .noise_record_hook import NoiseRecordHook
+from .noise_record_hook import NoiseRecordHook, ResumeRefused
 
-__all__ = ['ExactResumeHook', 'MemorizationHook', 'NoiseRecordHook']
+__all__ = ['ExactResumeHook', 'MemorizationHook', 'NoiseRecordHook', 'ResumeRefused']

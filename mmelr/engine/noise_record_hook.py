@@ -16,7 +16,11 @@ from ..models import ELRHead
 from ..noise import NoiseRecord
 from .utils import bare_model, noisy_dataset
 
-__all__ = ['NoiseRecordHook']
+__all__ = ['NoiseRecordHook', 'ResumeRefused']
+
+
+class ResumeRefused(ValueError):
+    """The checkpoint is of a run on other labels or data; nothing of that run was changed."""
 
 
 @HOOKS.register_module()
@@ -91,7 +95,7 @@ class NoiseRecordHook(Hook):
             return
         now, saved = _identity(dataset), checkpoint.get('noise')
         if saved is None:
-            raise ValueError(
+            raise ResumeRefused(
                 'Cannot resume: the checkpoint does not say which noise it was trained with, so it is not of '
                 'a run with NoiseRecordHook. To start anew from its weights use load_from instead of resume.'
             )
@@ -102,7 +106,7 @@ class NoiseRecordHook(Hook):
             ('samples', 'another part of the dataset (subset, fold or repetition)'),
         ):
             if saved[key] != now[key]:
-                raise ValueError(
+                raise ResumeRefused(
                     f'Cannot resume: the checkpoint was trained on {what}. {key} then: {saved[key]}, '
                     f'now: {now[key]}. Noise then: {saved["description"]}; now: {now["description"]}. Use the '
                     'noise and dataset of that run (its noise.npz: --noise file:.../noise.npz), or another '
