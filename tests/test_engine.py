@@ -10,31 +10,18 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_checkpoint
+from runs import digits_config, train
 
 import mmelr
 from mmelr.analysis import read_run
 from mmelr.engine.memorization_hook import memorization
 from mmelr.noise import LabelFile, NoiseRecord
 
-ROOT = Path(__file__).parents[1]
-
 
 def config(work_dir, name='elr_digits', epochs=1, **changes):
-    cfg = mmelr.load_config(ROOT / 'configs' / f'{name}.py')
-    cfg.work_dir = str(work_dir)
-    cfg.experiment_name = f'{Path(work_dir).name}_{np.random.SeedSequence().entropy}'
-    cfg.train_cfg.max_epochs = epochs
-    cfg.train_dataloader.dataset.dataset.indices = 128
-    cfg.val_dataloader.dataset.indices = 32
-    cfg.log_level = 'ERROR'
+    cfg = digits_config(work_dir, name, epochs)
     cfg.merge_from_dict(changes)
     return cfg
-
-
-def train(cfg) -> Runner:
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    return runner
 
 
 def test_noise_is_left_beside_the_checkpoints(tmp_path):

@@ -8,21 +8,15 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from runs import ROOT, digits_config, train
 
-import mmelr
 from mmelr.analysis import read_run
 from mmelr.noise import NoiseRecord
-
-ROOT = Path(__file__).parents[1]
 
 
 def small_config(work_dir, epochs=4, workers=2, **changes) -> Config:
     """Digits with everything that draws random numbers: workers, augmentation, dropout, drop path, a schedule."""
-    cfg = mmelr.load_config(ROOT / 'configs' / 'elr_digits.py')
-    cfg.work_dir = str(work_dir)
-    cfg.experiment_name = f'{Path(work_dir).name}_{epochs}_{np.random.SeedSequence().entropy}'
-    cfg.train_cfg.max_epochs = epochs
+    cfg = digits_config(work_dir, epochs=epochs, train=192, val=64)
     cfg.model.backbone.drop_path_rate = 0.2
     cfg.model.head = dict(
         type='ELRHead',
@@ -39,22 +33,13 @@ def small_config(work_dir, epochs=4, workers=2, **changes) -> Config:
     ]
     loader = cfg.train_dataloader
     loader.update(num_workers=workers, persistent_workers=workers > 0)
-    loader.dataset.dataset.indices = 192
     loader.dataset.dataset.pipeline = [
         dict(type='RandomCrop', crop_size=8, padding=2),
         dict(type='RandomFlip', prob=0.5),
         dict(type='PackInputs'),
     ]
-    cfg.val_dataloader.dataset.indices = 64
-    cfg.log_level = 'ERROR'
     cfg.merge_from_dict(changes)
     return cfg
-
-
-def train(cfg) -> Runner:
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    return runner
 
 
 def checkpoint(work_dir, epoch) -> dict:

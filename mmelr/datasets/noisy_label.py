@@ -49,7 +49,7 @@ class NoisyLabelDataset:
         ValueError: Labels outside the classes, or noise that does not fit.
     """
 
-    def __init__(self, dataset: dict | BaseDataset, noise: dict | None = None, lazy_init: bool = False) -> None:
+    def __init__(self, dataset: dict | BaseDataset, noise: dict | str | None = None, lazy_init: bool = False) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         noise = parse_noise(noise) if isinstance(noise, str) else noise
         self.noise = build_noise(noise) if isinstance(noise, dict) else noise
