@@ -11,18 +11,24 @@ from mmengine.config import Config, ConfigDict
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 
+from .engine import ELREMAHook
+from .engine.co_training_runner import check_schedule
 from .losses import check_hyperparameters
+from .models import ELRMixup
+from .models.co_training import check_choices
 from .models.elr_head import check_base_head
 from .noise import parse_noise
 from .registry import build_noise
 
-__all__ = ['METHODS', 'apply_method', 'load_config']
+__all__ = ['METHODS', 'apply_method', 'load_config', 'single_network']
 
 #: Training methods that :func:`apply_method` knows.
-METHODS = ('ce', 'elr')
+METHODS = ('ce', 'elr', 'elr+')
 
 _HOOKS = ('NoiseRecordHook', 'ExactResumeHook', 'MemorizationHook')
 _ELR_OPTIONS = ('beta', 'lam', 'memory_dtype')
+_PLUS_OPTIONS = ('num_networks', 'teacher', 'alpha', 'gamma', 'schedule')
+_OPTIONS = {'elr': _ELR_OPTIONS, 'elr+': _ELR_OPTIONS + _PLUS_OPTIONS}
 
 
 def load_config(path: str) -> Config:
@@ -63,16 +69,19 @@ def apply_method(cfg: Config | str, method: str | None = None, noise: str | dict
     """Turn the config of any single-label classifier into one that trains it with a given method.
 
     The training dataset is wrapped in ``NoisyLabelDataset``, the head becomes the method's, and mmelr's hooks are
-    added. The model's architecture, its data pipeline, schedule and evaluation stay as they are, and so does ``cfg``
-    itself. Applying a method to a config of another (or the same) one replaces it.
+    added; for ELR+ the model becomes the network of a ``CoTrainingClassifier``. The network's architecture, its data
+    pipeline, schedule and metrics stay as they are, and so does ``cfg`` itself. Applying a method to a config of
+    another one replaces that; applying it to one of the same changes the options given.
 
     Args:
         cfg (Config | str): A training config with an ``ImageClassifier``, or the name of one for :func:`load_config`.
-        method (str, optional): ``'ce'``, the head's own loss, or ``'elr'``. None keeps the method.
+        method (str, optional): ``'ce'``, the head's own loss, ``'elr'`` or ``'elr+'``. None keeps the method.
         noise (str | dict, optional): Noise to put on the training labels: a dict, or text as on the command line
             (``'symmetric:0.4'``, see :func:`mmelr.noise.parse_noise`). None keeps what the config says, which is
             the labels as given where it says nothing; ``'none'`` is the labels as given.
-        **options: For ``'elr'``: ``beta``, ``lam``, ``memory_dtype`` (see ``ELRHead``).
+        **options: For ``'elr'`` and ``'elr+'``: ``beta``, ``lam``, ``memory_dtype`` (see ``ELRHead``). For ``'elr+'``
+            also ``num_networks`` and ``teacher`` (see ``CoTrainingClassifier``), ``alpha`` of ``ELRMixup``, 0 for no
+            mixup, ``gamma`` of ``ELREMAHook`` and ``schedule`` of ``CoTrainingRunner``.
 
     Returns:
         Config: A new config.
@@ -84,18 +93,26 @@ def apply_method(cfg: Config | str, method: str | None = None, noise: str | dict
     cfg = load_config(cfg) if isinstance(cfg, (str, Path)) else copy.deepcopy(cfg)
     if method not in (*METHODS, None):
         raise ValueError(f'Unknown method {method!r}; known are {", ".join(METHODS)}.')
-    unknown = set(options) - set(_ELR_OPTIONS if method == 'elr' else ())
+    known = _OPTIONS.get(method, ())
+    unknown = set(options) - set(known)
     if unknown:
         raise TypeError(
             f'Method {method!r} has no option {", ".join(sorted(unknown))}'
-            + (f'; it has {", ".join(_ELR_OPTIONS)}.' if method == 'elr' else '.')
+            + (f'; it has {", ".join(known)}.' if known else '.')
         )
     if cfg.get('model') is None or cfg.get('train_dataloader') is None:
         raise TypeError('This config has no model or no train_dataloader: it does not train a classifier.')
-    if method == 'elr':
+    if method in ('ce', 'elr') and _name(cfg.model) == 'CoTrainingClassifier':
+        single_network(cfg)
+    if method in _OPTIONS:
         check_hyperparameters(options.get('beta', 0.7), options.get('lam', 3.0))
-        cfg.model.head = _elr_head(cfg.model, options)
-        _keep_onehot(cfg)
+        network = cfg.model.network if _name(cfg.model) == 'CoTrainingClassifier' else cfg.model
+        network.head = _elr_head(network, {k: v for k, v in options.items() if k in _ELR_OPTIONS})
+        _keep_onehot(cfg, network)
+    if method == 'elr+':
+        if _name(cfg.model) != 'CoTrainingClassifier':
+            _co_training(cfg)
+        _set_plus_options(cfg, **{k: v for k, v in options.items() if k in _PLUS_OPTIONS})
     elif method == 'ce' and _name(cfg.model.get('head', {})) == 'ELRHead':
         cfg.model.head = _base_head(cfg.model.head)
     _wrap_dataset(cfg, noise)
@@ -124,12 +141,75 @@ def _elr_head(model: ConfigDict, options: dict) -> ConfigDict:
     return head
 
 
-def _keep_onehot(cfg: Config) -> None:
+def _keep_onehot(cfg: Config, network: ConfigDict) -> None:
     """Binary cross entropy takes one-hot labels, which often only the batch augments bring that ELR must do without."""
-    if (cfg.model.head.get('loss') or {}).get('use_sigmoid'):
+    if (network.head.get('loss') or {}).get('use_sigmoid'):
         owner = cfg.model if cfg.model.get('data_preprocessor') else cfg
         owner.setdefault('data_preprocessor', ConfigDict())
         owner.data_preprocessor.to_onehot = True
+
+
+def _co_training(cfg: Config) -> None:
+    """Make the model the network of a co-training one, and the loop and the metrics what that needs."""
+    network = cfg.model
+    shared = {key: network.pop(key) for key in ('data_preprocessor', 'train_cfg') if key in network}
+    cfg.model = ConfigDict(type='CoTrainingClassifier', network=network, **shared)
+    loop = dict(cfg.train_cfg)
+    if not loop.pop('by_epoch', loop.get('type') in (None, 'EpochBasedTrainLoop')) or 'max_epochs' not in loop:
+        raise TypeError(
+            f'ELR+ trains for a number of epochs, this config has train_cfg={dict(cfg.train_cfg)}. Set '
+            'train_cfg=dict(by_epoch=True, max_epochs=...), and the schedule with it.'
+        )
+    cfg.train_cfg = ConfigDict(loop, type='CoTrainingRunner')
+    for key in ('val_evaluator', 'test_evaluator'):
+        if cfg.get(key) is not None and 'metrics' not in cfg[key]:
+            cfg[key] = ConfigDict(type='MemberEvaluator', metrics=cfg[key])
+
+
+def single_network(cfg: Config) -> None:
+    """Take a network out of a co-training config, in place, and train and evaluate it alone."""
+    model = cfg.model
+    shared = {key: model[key] for key in ('data_preprocessor', 'train_cfg') if model.get(key) is not None}
+    cfg.model = ConfigDict(model.network, **shared)
+    if _name(cfg.get('train_cfg') or {}) == 'CoTrainingRunner':
+        loop = {key: value for key, value in cfg.train_cfg.items() if key not in ('type', 'schedule')}
+        cfg.train_cfg = ConfigDict(loop, by_epoch=True)
+    for key in ('val_evaluator', 'test_evaluator'):
+        if _name(cfg.get(key) or {}) == 'MemberEvaluator':
+            cfg[key] = cfg[key].metrics
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if _name(hook) != 'ELREMAHook']
+
+
+def _set_plus_options(
+    cfg: Config,
+    num_networks: int | None = None,
+    teacher: str | None = None,
+    alpha: float | None = None,
+    gamma: float | None = None,
+    schedule: str | None = None,
+) -> None:
+    """Change what is given; what neither is given nor in the config gets the published choice."""
+    model = cfg.model
+    model.num_networks = num_networks or model.get('num_networks', 2)
+    model.teacher = teacher or model.get('teacher', 'average')
+    check_choices(model.num_networks, model.teacher)
+    if alpha is not None or 'mixup' not in model:
+        alpha = 1.0 if alpha is None else alpha
+        model.mixup = None if alpha == 0 else ConfigDict(type='ELRMixup', alpha=ELRMixup(alpha).alpha)
+    if model.mixup is not None and model.network.head.get('cal_acc'):
+        model.network.head.cal_acc = False  # accuracy of a blend of two labels has no meaning, and MMPretrain refuses
+    if schedule is not None:
+        check_schedule(schedule)
+        cfg.train_cfg.schedule = schedule
+    cfg.custom_hooks = list(cfg.get('custom_hooks') or [])
+    hooks = [hook for hook in cfg.custom_hooks if _name(hook) == 'ELREMAHook']
+    if not hooks and model.teacher == 'average':
+        # Bias correction, because the published ramp must be as long as the run, and says nothing for another one.
+        hooks = [ConfigDict(type='ELREMAHook', gamma=0.997, bias_correction=True)]
+        cfg.custom_hooks += hooks
+    if hooks and gamma is not None:
+        hooks[0].gamma = gamma
+        ELREMAHook(gamma)  # refuses a bad value now
 
 
 def _base_head(head: ConfigDict) -> ConfigDict:
@@ -164,5 +244,6 @@ def _add_runtime(cfg: Config) -> None:
     cfg.custom_hooks = hooks + [
         ConfigDict(type=name)
         for name in _HOOKS
-        if name not in present and (name != 'MemorizationHook' or cfg.model.get('head') is not None)
+        if name not in present
+        and (name != 'MemorizationHook' or cfg.model.get('network', cfg.model).get('head') is not None)
     ]

@@ -14,11 +14,16 @@ Everything is computed in float32, or float64 when the input is float64; inside 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['EPS', 'elr_gradient', 'elr_loss', 'elr_regularizer', 'probabilities', 'soft_labels', 'temporal_ensembling']
+__all__ = [
+    'EPS', 'elr_gradient', 'elr_loss', 'elr_regularizer', 'probabilities', 'sigmoid_ramp_up', 'soft_labels',
+    'temporal_ensembling',
+]  # fmt: skip
 
 #: Probabilities stay in [EPS, 1 - EPS] (the authors' code), so 1 - <p, t> >= EPS and its logarithm is finite.
 EPS = 1e-4
@@ -153,3 +158,16 @@ def elr_gradient(logits: Tensor, labels: Tensor, t: Tensor, lam: float, eps: flo
     free = torch.where((p >= eps) & (p <= 1 - eps), t, torch.zeros_like(t))
     g = p / (1 - inner) * ((free * p).sum(dim=-1, keepdim=True) - free)
     return (p - y + lam * g) / len(p)
+
+
+def sigmoid_ramp_up(step: int, length: int) -> float:
+    r"""The ramp of the authors' code of ELR+, :math:`\exp(-5 (1 - s / S)^2)`: from 0.0067 at s = 0 to 1 from s = S on.
+
+    Args:
+        step (int): s >= 0.
+        length (int): S >= 0; with 0 there is no ramp, and the result is 1.
+
+    Returns:
+        float: In [exp(-5), 1].
+    """
+    return math.exp(-5 * (1 - step / length) ** 2) if step < length else 1.0

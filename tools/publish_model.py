@@ -5,6 +5,10 @@ samples. It is written as OUT-<hash>.pth, with OUT.py beside it, a plain MMPretr
 without mmelr:
 
     ImageClassificationInferencer('OUT.py', pretrained='OUT-<hash>.pth')
+
+Of an ELR+ run --member chooses one network (network1, network2), or its weight average (average1, average2): a plain
+classifier as well. The default of a run with two networks, ensemble, keeps both; their mean is the prediction, and
+mmelr must be installed where it is used.
 """
 
 from __future__ import annotations
@@ -21,7 +25,17 @@ import mmelr
 from mmelr.cli import fail_early
 
 
-def plain_config(cfg):
+def members(cfg) -> list[str]:
+    """What can be published of a run; the first is the default."""
+    model = cfg.model
+    if model.type != 'CoTrainingClassifier':
+        return []
+    numbers = range(1, model.get('num_networks', 2) + 1)
+    averages = [f'average{k}' for k in numbers] if model.get('teacher', 'average') == 'average' else []
+    return ['ensemble'] * (len(numbers) > 1) + [f'network{k}' for k in numbers] + averages
+
+
+def plain_config(cfg, member: str | None):
     """What inference needs of a run's config, with the head that ELRHead stood in for."""
     from mmengine.config import Config
 
@@ -29,8 +43,11 @@ def plain_config(cfg):
     model = cfg.model
     model.pop('init_cfg', None)
     model.backbone.pop('init_cfg', None)  # would look for the pretrained weights that the run began with
+    if member == 'ensemble':
+        shared = {'data_preprocessor': model.pop('data_preprocessor')} if 'data_preprocessor' in model else {}
+        model = dict(type='CoTrainingClassifier', network=model, teacher='network', **shared)
     parts = dict(model=model, default_scope='mmpretrain')
-    others = [name for name in cfg.custom_imports['imports'] if name != 'mmelr']
+    others = [name for name in cfg.custom_imports['imports'] if name != 'mmelr' or member == 'ensemble']
     if others:
         parts['custom_imports'] = dict(cfg.custom_imports, imports=others)
     for key in ('data_preprocessor', 'test_dataloader', 'test_evaluator'):
@@ -41,7 +58,7 @@ def plain_config(cfg):
     return Config(parts)
 
 
-def plain_checkpoint(path: Path) -> dict:
+def plain_checkpoint(path: Path, member: str | None) -> dict:
     """The weights of a checkpoint and the names of the classes. Nothing in the file is executed."""
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
@@ -52,7 +69,13 @@ def plain_checkpoint(path: Path) -> dict:
         ) from e
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise ValueError(f'{path} is no checkpoint of MMEngine: it has no state_dict.')
-    weights = {k: v for k, v in checkpoint['state_dict'].items() if not k.endswith('memory.t')}
+    weights = {k: v for k, v in checkpoint['state_dict'].items() if not k.endswith('head.memory.t')}
+    if member is not None:
+        prefix = 'network' if member == 'ensemble' else f'{member}.'
+        cut = 0 if member == 'ensemble' else len(prefix)
+        weights = {k[cut:]: v for k, v in weights.items() if k.startswith(prefix)}
+    if not weights:
+        raise ValueError(f'{path} has no weights of {member}: it is not a checkpoint of this config.')
     meta = checkpoint.get('meta', {})
     return dict(meta={k: meta[k] for k in ('epoch', 'iter', 'dataset_meta') if k in meta}, state_dict=weights)
 
@@ -73,13 +96,21 @@ def main() -> None:
     parser.add_argument('in_file', type=Path, help='checkpoint of a run')
     parser.add_argument('out_file', type=Path, help='where to: OUT.pth')
     parser.add_argument('--config', type=Path, help='config of the run; default: the one beside the checkpoint')
+    parser.add_argument('--member', help='of an ELR+ run: ensemble, network1, network2, average1 or average2')
     args = parser.parse_args()
     with fail_early():
         mmelr.require_openmmlab()
         if not args.in_file.is_file():
             raise FileNotFoundError(f'No checkpoint {args.in_file}.')
-        cfg = plain_config(mmelr.load_config(args.config or find_config(args.in_file)))
-        checkpoint = plain_checkpoint(args.in_file)
+        cfg = mmelr.load_config(args.config or find_config(args.in_file))
+        known = members(cfg)
+        if args.member is not None and args.member not in known:
+            raise ValueError(
+                f'--member {args.member}: this run has '
+                + (f'the members {", ".join(known)}.' if known else 'one network and no members. Leave --member out.')
+            )
+        member = args.member or next(iter(known), None)
+        cfg, checkpoint = plain_config(cfg, member), plain_checkpoint(args.in_file, member)
         out = args.out_file.with_name(args.out_file.name.removesuffix('.pth'))
         out.parent.mkdir(parents=True, exist_ok=True)
         part = out.with_name(out.name + '.part')

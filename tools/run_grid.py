@@ -4,11 +4,17 @@ Every run goes through tools/train.py into WORK_DIR/CONFIG/NOISE/seed-N, finishe
 figures end up in WORK_DIR/results.json. A seed is that of the training and of the noise.
 
     python tools/run_grid.py configs/ce_digits.py configs/elr_digits.py --noise symmetric:0.4 --seeds 0 1 2
+
+--vary runs every config with every combination of some values; an empty one leaves what the config says:
+
+    python tools/run_grid.py configs/elr_plus_digits.py --noise symmetric:0.4 \\
+        --vary model.num_networks=1,2 model.mixup=,None
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -31,9 +37,22 @@ def seeded(noise: str, seed: int) -> str:
     return noise if noise.startswith(('file:', 'none')) else f'{noise},seed={seed}'
 
 
-def run(config: str, noise: str, seed: int, args: argparse.Namespace) -> dict:
+def variants(vary: list[str]) -> list[list[str]]:
+    """All combinations of the values of ``KEY=V1,V2,...``, each as a list of ``KEY=VALUE``."""
+    if any('=' not in option for option in vary):
+        raise ValueError(f'--vary takes KEY=VALUE,VALUE,..., got {" ".join(vary)}.')
+    choices = [(key, value.split(',')) for key, value in (option.split('=', 1) for option in vary)]
+    return [
+        [f'{key}={v}' for (key, _), v in zip(choices, values, strict=True) if v]
+        for values in itertools.product(*(values for _, values in choices))
+    ]
+
+
+def run(config: str, variant: list[str], noise: str, seed: int, args: argparse.Namespace) -> dict:
     """One training run, or what an earlier one left."""
-    work_dir = args.work_dir / Path(config).stem / noise.replace(':', '_').replace('/', '_') / f'seed-{seed}'
+    name = ' '.join([Path(config).stem, *(option.rpartition('.')[2] for option in variant)])
+    parts = (part.replace(':', '_').replace('/', '_') for part in (name.replace(' ', '_'), noise))
+    work_dir = args.work_dir.joinpath(*parts, f'seed-{seed}')
     done = work_dir / 'result.json'
     if done.is_file():
         result = json.loads(done.read_text())
@@ -49,12 +68,13 @@ def run(config: str, noise: str, seed: int, args: argparse.Namespace) -> dict:
     start = time.perf_counter()
     with open(work_dir / 'train.log', 'a') as log:
         env = os.environ | {'OMP_NUM_THREADS': str(args.threads)}
-        code = subprocess.run(command + args.cfg_options, stdout=log, stderr=subprocess.STDOUT, env=env).returncode
+        command += variant + args.cfg_options
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env).returncode
     if code != 0:
         raise RuntimeError(f'Training failed, see {work_dir / "train.log"}.')
     curves = read_run(work_dir)
     result = dict(
-        config=Path(config).stem,
+        config=name,
         noise=noise,
         seed=seed,
         cfg_options=args.cfg_options,
@@ -96,12 +116,14 @@ def main() -> None:
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time (of one GPU, too)')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads of each run')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/grid'))
+    parser.add_argument('--vary', nargs='+', default=[], metavar='KEY=V1,V2', help='values to combine, see above')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='further KEY=VALUE for every run')
     args = parser.parse_args()
     with fail_early():
         for noise in args.noise:
             parse_noise(seeded(noise, args.seeds[0]))
-    grid = [(c, n, s) for s in args.seeds for n in args.noise for c in args.configs]
+        grid = list(itertools.product(args.configs, variants(args.vary), args.noise, args.seeds))
+        grid.sort(key=lambda cell: cell[-1])  # a first impression of everything before the second seed
     with ThreadPoolExecutor(args.jobs) as pool:
         with fail_early():
             results = list(pool.map(lambda cell: run(*cell, args), grid))

@@ -48,7 +48,7 @@ def main() -> None:
             if own.method and cfg.get('work_dir') is None:
                 # Methods do not share a folder: their checkpoints must not be taken for each other's.
                 name = osp.splitext(osp.basename(args.config))[0]
-                cfg.work_dir = osp.join('work_dirs', f'{name}_{own.method}')
+                cfg.work_dir = osp.join('work_dirs', f'{name}_{own.method.replace("+", "_plus")}')
         cfg = tool['merge_args'](cfg, args)
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner

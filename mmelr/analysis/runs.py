@@ -62,7 +62,7 @@ def read_run(work_dir: str | PathLike, name: str | None = None) -> Run:
     for line in (line for file in files for line in file.read_text().splitlines()):
         entry = json.loads(line)
         for key, value in entry.items():
-            if key.startswith('memorization/') or key.startswith('accuracy/'):
+            if key.startswith('memorization/') or 'accuracy/' in key:
                 curves.setdefault(key, {})[entry['step']] = value  # a later start overwrites the epochs that it repeats
     return Run(name or work_dir.name, curves)
 

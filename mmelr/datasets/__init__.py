@@ -1,6 +1,9 @@
 """Datasets: noisy labels over any MMPretrain dataset, and datasets that MMPretrain lacks."""
 
+from .class_balanced_sampler import ClassBalancedSampler
+from .clothing1m import Clothing1M
 from .digits import Digits
 from .noisy_label import NoisyLabelDataset
+from .webvision import ImageNet50, MiniWebVision
 
-__all__ = ['Digits', 'NoisyLabelDataset']
+__all__ = ['ClassBalancedSampler', 'Clothing1M', 'Digits', 'ImageNet50', 'MiniWebVision', 'NoisyLabelDataset']

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from mmengine.dist import all_reduce
@@ -9,7 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from .utils import bare_model, noisy_dataset
+from ..models import ELRHead
+from .utils import networks, noisy_dataset
 
 __all__ = ['MemorizationHook', 'memorization']
 
@@ -46,8 +49,9 @@ def memorization(predicted: np.ndarray, given: np.ndarray, clean: np.ndarray | N
 class MemorizationHook(Hook):
     """Follows what the network makes of correct and of wrong labels, from its outputs while it trains.
 
-    There is no extra pass over the data: predictions are those of the training step, on augmented images. Once an epoch
-    the shares of :func:`memorization` are logged and go to the visualizer under ``memorization/...``.
+    There is no extra pass over the data: predictions are those of the training step, on augmented images; with ELR and
+    ELR+ those that enter the target memory. Once an epoch the shares of :func:`memorization` are logged and go to the
+    visualizer under ``memorization/...``. Of two networks they are the mean.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -57,30 +61,47 @@ class MemorizationHook(Hook):
             raise TypeError(
                 'MemorizationHook needs to know the samples: wrap the training dataset in NoisyLabelDataset.'
             )
-        self._logits = None
-        self._listener = bare_model(runner).head.register_forward_hook(self._listen)
+        self._logits: dict[str, torch.Tensor] = {}
+        # An ELRHead tells what it averages, which may be the prediction of another network. Others are listened to.
+        self._heads = {name: network.head for name, network in networks(runner).items()}
+        self._listeners = [
+            head.register_forward_hook(partial(self._listen, name))
+            for name, head in self._heads.items()
+            if not isinstance(head, ELRHead)
+        ]
 
-    def _listen(self, head, inputs, logits) -> None:
+    def _listen(self, name: str, head, inputs, logits) -> None:
         if head.training:
-            self._logits = sum(logits) if isinstance(logits, tuple) else logits
+            self._logits[name] = sum(logits) if isinstance(logits, tuple) else logits
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start a new epoch with nothing predicted."""
-        self._predicted = None
+        self._predicted: dict[str, torch.Tensor] = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Note the predictions, where the logits are; nothing waits for them."""
-        logits = self._logits.detach()
-        if self._predicted is None:
-            self._predicted = torch.full((self._dataset.num_samples,), -1, device=logits.device)
         indices = torch.tensor([s.sample_idx for s in data_batch['data_samples']])
-        self._predicted[indices.to(logits.device, non_blocking=True)] = logits.argmax(dim=1)
+        for name, head in self._heads.items():
+            if isinstance(head, ELRHead):
+                logits, head.averaged = head.averaged, None  # a network that pauses has averaged nothing
+            else:
+                logits = self._logits.pop(name).detach()
+            if logits is None:
+                continue
+            if name not in self._predicted:
+                self._predicted[name] = torch.full((self._dataset.num_samples,), -1, device=logits.device)
+            self._predicted[name][indices.to(logits.device, non_blocking=True)] = logits.argmax(dim=1)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Log the shares."""
-        all_reduce(self._predicted, op='max')
         record = self._dataset.record
-        shares = memorization(self._predicted.cpu().numpy(), record.noisy_label, record.clean_label)
+        of_networks = []
+        for predicted in self._predicted.values():
+            all_reduce(predicted, op='max')
+            of_networks.append(memorization(predicted.cpu().numpy(), record.noisy_label, record.clean_label))
+        if not of_networks:  # resumed after the last pass of an epoch
+            return
+        shares = {key: float(np.mean([s[key] for s in of_networks])) for key in of_networks[0]}
         runner.visualizer.add_scalars({f'memorization/{k}': v for k, v in shares.items()}, step=runner.epoch + 1)
         names = dict(
             wrong_memorized='wrong labels memorised',
@@ -95,4 +116,5 @@ class MemorizationHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Stop listening."""
-        self._listener.remove()
+        for listener in self._listeners:
+            listener.remove()

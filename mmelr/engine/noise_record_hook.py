@@ -12,9 +12,9 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmpretrain.registry import HOOKS
 
 from ..datasets import NoisyLabelDataset
-from ..models import ELRHead
+from ..models import CoTrainingClassifier, ELRHead
 from ..noise import NoiseRecord
-from .utils import bare_model, noisy_dataset
+from .utils import bare_model, networks, noisy_dataset
 
 __all__ = ['NoiseRecordHook', 'ResumeRefused']
 
@@ -30,7 +30,8 @@ class NoiseRecordHook(Hook):
     - Writes ``noise.npz`` into the work directory (see :class:`mmelr.noise.NoiseRecord`); ``LabelFile`` reads it.
     - Puts the noise's fingerprint into each checkpoint, and refuses to resume with other noise or another dataset.
     - Refuses batch augments that mix labels before ``ELRHead`` sees them.
-    - Leaves the target memory behind where only weights are wanted from a checkpoint (``load_from``, testing).
+    - Leaves the target memory behind where only weights are wanted from a checkpoint (``load_from``, testing); and to a
+      run that starts from it, the weight averages as well.
 
     It needs a :class:`NoisyLabelDataset` as the training dataset.
     """
@@ -44,14 +45,16 @@ class NoiseRecordHook(Hook):
         if dataset is None:
             return
         runner.logger.info(dataset.record.summary())
-        classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+        network = next(iter(networks(runner).values()))
+        classes = getattr(getattr(network, 'head', None), 'num_classes', None)
         if classes is not None and classes < dataset.record.num_classes:
+            where = 'model.head' if network is model else 'model.network.head'
             raise ValueError(
                 f'The head has num_classes={classes}, but the training set has {dataset.record.num_classes} classes. '
-                f'Set model.head.num_classes={dataset.record.num_classes}.'
+                f'Set {where}.num_classes={dataset.record.num_classes}.'
             )
         augments = getattr(getattr(model, 'data_preprocessor', None), 'batch_augments', None)
-        if augments is not None and _memory_keys(model):
+        if augments is not None and any(isinstance(module, ELRHead) for module in model.modules()):
             names = ', '.join(type(a).__name__ for a in augments.augments if a is not None)
             raise ValueError(
                 f'The batch augments of this config ({names}) mix the labels before ELRHead sees them, so it '
@@ -85,11 +88,7 @@ class NoiseRecordHook(Hook):
         checkpoint.get('meta', {}).pop('config', None)
         dataset = noisy_dataset(runner)
         if not runner._resume:
-            for key in _memory_keys(bare_model(runner)):
-                if checkpoint.get('state_dict', {}).pop(key, None) is not None and dataset is not None:
-                    runner.logger.info(
-                        f'{key} of the checkpoint is left behind: this run starts its own target memory.'
-                    )
+            _leave_behind(runner, checkpoint.get('state_dict', {}), starts=dataset is not None)
             return
         if dataset is None:
             return
@@ -144,6 +143,13 @@ def _check_whole(runner: Runner) -> None:
         raise ValueError(f'The checkpoint {path} is damaged: its end is missing. Use an earlier one: --resume FILE.')
 
 
-def _memory_keys(model) -> list[str]:
-    """State-dict keys of the target memories, whether they exist yet or not; none without an ELR head."""
-    return [f'{name}.memory.t' for name, module in model.named_modules() if isinstance(module, ELRHead)]
+def _leave_behind(runner: Runner, state_dict: dict, starts: bool) -> None:
+    """Take out of a checkpoint what belongs to the run that wrote it."""
+    left = [key for key in state_dict if key.endswith('head.memory.t')]
+    if starts and isinstance(bare_model(runner), CoTrainingClassifier):
+        left += [key for key in state_dict if key.startswith('average') or key == '_extra_state']
+    for key in left:
+        del state_dict[key]
+    names = sorted({'weight averages' if key.startswith('average') else key for key in left} - {'_extra_state'})
+    if starts and names:
+        runner.logger.info(f'Left behind in the checkpoint, for this run starts its own: {", ".join(names)}.')

@@ -7,13 +7,22 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..datasets import NoisyLabelDataset
+from ..models import CoTrainingClassifier
 
-__all__ = ['bare_model', 'noisy_dataset']
+__all__ = ['bare_model', 'networks', 'noisy_dataset']
 
 
 def bare_model(runner: Runner) -> nn.Module:
     """The model of a runner without a wrapper for distributed training."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def networks(runner: Runner) -> dict[str, nn.Module]:
+    """The networks that a runner trains, by name; a single classifier is ``'network'``."""
+    model = bare_model(runner)
+    if isinstance(model, CoTrainingClassifier):
+        return dict(zip(model.network_names, model.networks, strict=True))
+    return {'network': model}
 
 
 def noisy_dataset(runner: Runner) -> NoisyLabelDataset | None:

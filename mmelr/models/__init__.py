@@ -1,5 +1,8 @@
-"""MMPretrain models that train with ELR: thin shells over the core."""
+"""MMPretrain models that train with ELR and ELR+: thin shells over the core."""
 
+from .co_training import CoTrainingClassifier
 from .elr_head import ELRHead
+from .mixup import ELRMixup
+from .preact_resnet import PreActResNet
 
-__all__ = ['ELRHead']
+__all__ = ['CoTrainingClassifier', 'ELRHead', 'ELRMixup', 'PreActResNet']

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -100,6 +102,9 @@ class ELRHead(BaseModule):
         self.num_samples = num_samples
         self.memory_dtype = memory_dtype
         self.memory: TargetMemory | None = None
+        #: Logits that entered the memory last, [N, C] in the order of the batch, for who wants to look at them.
+        self.averaged: Tensor | None = None
+        self._targets: Tensor | None = None
 
     def loss(self, feats: tuple[Tensor], data_samples: list[DataSample], **kwargs) -> dict:
         """Losses of a training step; the targets of its samples are averaged on the way.
@@ -122,17 +127,49 @@ class ELRHead(BaseModule):
     def _get_loss(self, cls_score: Tensor | tuple[Tensor], data_samples: list[DataSample], **kwargs) -> dict:
         branches = cls_score if isinstance(cls_score, tuple) else (cls_score,)
         branches = tuple(s if s.dtype == torch.float64 else s.float() for s in branches)  # also inside autocast
-        _check_one_label(data_samples)
+        if self._targets is None:
+            _check_one_label(data_samples)
 
         losses = super()._get_loss(branches if isinstance(cls_score, tuple) else branches[0], data_samples, **kwargs)
         losses['loss_cls'] = losses.pop('loss')
 
-        p = probabilities(sum(branches).detach())
-        t = self._memory(data_samples, p).update(
-            torch.tensor([s.sample_idx for s in data_samples]), p / p.sum(dim=1, keepdim=True), self.beta
-        )
+        t = self.update_targets(data_samples, branches) if self._targets is None else self._targets
         losses['loss_elr'] = self.lam * sum(elr_regularizer(probabilities(s), t) for s in branches)
         return losses
+
+    @torch.no_grad()
+    def update_targets(self, data_samples: list[DataSample], cls_score: Tensor | tuple[Tensor]) -> Tensor:
+        """Average a prediction into the targets of a batch, t ← β t + (1 - β) p.
+
+        Args:
+            data_samples (list[DataSample]): The N samples, as :meth:`loss` takes them.
+            cls_score (Tensor | tuple[Tensor]): Logits of whoever teaches, [N, C], or of each of its branches.
+
+        Returns:
+            Tensor: t of the batch after the update, [N, C].
+        """
+        logits = sum(cls_score) if isinstance(cls_score, tuple) else cls_score
+        self.averaged = logits.detach()
+        p = probabilities(self.averaged)
+        return self._memory(data_samples, p).update(
+            torch.tensor([s.sample_idx for s in data_samples]), p / p.sum(dim=1, keepdim=True), self.beta
+        )
+
+    @contextmanager
+    def given_targets(self, t: Tensor) -> Iterator[None]:
+        """Within this context :meth:`loss` takes these targets, and leaves the memory alone.
+
+        It is how ELR+ hands over targets that another network has averaged and mixup has mixed, through the forward
+        pass of any classifier around this head.
+
+        Args:
+            t (Tensor): Targets of the batch, [N, C].
+        """
+        self._targets = t
+        try:
+            yield
+        finally:
+            self._targets = None
 
     def _memory(self, data_samples: list[DataSample], p: Tensor) -> TargetMemory:
         """The memory, made when the first batch tells its size."""

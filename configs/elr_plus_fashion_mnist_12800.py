@@ -1,0 +1,14 @@
+_base_ = 'elr_fashion_mnist_12800.py'
+
+model = dict(
+    _delete_=True,
+    type='CoTrainingClassifier',
+    network=_base_.model,
+    num_networks=2,
+    teacher='average',
+    mixup=dict(type='ELRMixup', alpha=1.0))
+# As in the published code for CIFAR-10, gamma is ramped over the first half of the 4,000 steps.
+custom_hooks = [*_base_.custom_hooks, dict(type='ELREMAHook', gamma=0.997, ramp_up=2000)]
+train_cfg = dict(_delete_=True, type='CoTrainingRunner', max_epochs=40, val_interval=1)
+val_evaluator = dict(_delete_=True, type='MemberEvaluator', metrics=_base_.val_evaluator)
+test_evaluator = val_evaluator
