@@ -12,10 +12,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
-from mmpretrain.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
+from mmpretrain.registry import BATCH_AUGMENTS, DATASETS, HOOKS, MODELS, TRANSFORMS
 from mmpretrain.structures import DataSample
+from runs import ROOT
 from torch import nn
 
+import mmelr
 from mmelr import TargetMemory
 
 N, DIM, CLASSES, BATCH, EPOCHS, SEED = 22, 12, 4, 6, 3, 5
@@ -269,3 +271,167 @@ def test_equals_algorithm_2(tmp_path, num_networks, teacher, mixup, schedule):
 def test_options_equal_their_derivation(tmp_path, changes, derivation, schedule):
     runner = train(config(tmp_path, schedule=schedule, **changes))
     assert_equal(runner.model, *derive(runner.initial, 2, 'average', True, schedule, **derivation))
+
+
+class TestParts:
+    def model(self, training=True, **changes):
+        cfg = config('unused', **changes)
+        return MODELS.build(cfg.model).train(training)
+
+    @pytest.mark.parametrize('num_networks, teacher, mixup', CELLS)
+    def test_cells_are_one_line_each(self, num_networks, teacher, mixup):
+        cfg = mmelr.load_config(ROOT / 'configs' / 'elr_plus_digits.py')
+        cfg.merge_from_dict({'model.num_networks': num_networks})
+        cfg.merge_from_dict({'model.teacher': teacher})
+        if not mixup:
+            cfg.merge_from_dict({'model.mixup': None})
+        model = MODELS.build(cfg.model)
+        assert len(model.networks) == num_networks and (model.mixup is not None) == mixup
+        assert len(model.averages) == (num_networks if teacher == 'average' else 0)
+
+    def test_networks_share_no_weights_and_averages_take_no_gradient(self):
+        model = self.model()
+        first, second = (network.backbone.fc.weight for network in model.networks)
+        assert not torch.equal(first, second)
+        assert not any(p.requires_grad for average in model.averages for p in average.parameters())
+        assert len({p.data_ptr() for p in model.parameters()}) == len(list(model.parameters()))
+
+    def test_average_has_no_dropout_and_normalises_as_told(self):
+        network = dict(type='StackedLinearClsHead', num_classes=4, in_channels=8, mid_channels=[8], dropout_rate=0.5)
+        network = {'model.network.head': dict(network, type='ELRHead', base='StackedLinearClsHead')}
+        for batch_norm in ('batch', 'copy'):
+            model = self.model(**network)
+            model.batch_norm = batch_norm
+            model.train()
+            kinds = {type(m) for average in model.averages for m in average.modules() if m.training}
+            assert kinds == ({nn.BatchNorm1d} if batch_norm == 'batch' else set())
+            assert any(isinstance(m, nn.Dropout) and m.training for m in model.network1.modules())
+            assert not any(m.training for m in model.eval().modules())
+
+    def test_frozen_norm_layers_of_an_average_stay_frozen(self):
+        cfg = mmelr.apply_method('mmpretrain::resnet/resnet18_8xb16_cifar10.py', 'elr+')
+        cfg.model.network.backbone.norm_eval = True
+        model = MODELS.build(cfg.model).train()
+        assert not any(m.training for average in model.averages for m in average.modules())
+
+    def test_prediction_is_the_mean_of_logits_and_members_are_told(self):
+        model = self.model(training=False)
+        x = torch.randn(5, DIM)
+        logits = [network(x, mode='tensor') for network in model.networks]
+        assert torch.equal(model(x), (logits[0] + logits[1]) / 2)
+        samples = model(x, mode='predict')
+        for i, sample in enumerate(samples):
+            assert torch.allclose(sample.pred_score, model(x)[i].softmax(0))
+            assert sample.members == ('network1', 'network2', 'average1', 'average2')
+            assert torch.allclose(sample.member_scores[1], logits[1][i].softmax(0))
+
+    def test_single_checkpoint_is_for_every_network(self):
+        model, single = self.model(), self.model().network1
+        single.backbone.fc.weight.data.fill_(7)
+        found = model.load_state_dict(single.state_dict(), strict=True)
+        assert not found.missing_keys and not found.unexpected_keys
+        for member in (*model.networks, *model.averages):
+            assert (member.backbone.fc.weight == 7).all()
+
+    def test_state_dict_goes_round(self):
+        model, other = self.model(), self.model()
+        model.steps = [3, 4]
+        other.load_state_dict(model.state_dict())
+        assert other.steps == [3, 4]
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key]), key
+
+    @pytest.mark.parametrize(
+        'changes, error, words',
+        [
+            ({'model.num_networks': 3}, ValueError, 'num_networks must be 1 or 2, got 3'),
+            ({'model.teacher': 'self'}, ValueError, "'network' or 'average'.*got 'self'"),
+            ({'model.lam_ramp_up': -1}, ValueError, 'lam_ramp_up.*-1'),
+            ({'model.reweight_labels': True, 'model.mixup': None}, ValueError, 'reweight_labels.*mixed labels alone'),
+            ({'model.mixup.alpha': 0}, ValueError, 'alpha of ELRMixup must be positive, got 0'),
+            ({'model.network.type': 'TimmClassifier'}, Exception, ''),
+            ({'train_cfg.schedule': 'both'}, ValueError, "'joint' or 'alternate', got 'both'"),
+            ({'custom_hooks.1.gamma': 1.0}, ValueError, r'gamma.*\[0, 1\), got 1.0'),
+            ({'custom_hooks.1.ramp_up': -3}, ValueError, 'ramp_up.*-3'),
+            ({'custom_hooks.1.bias_correction': True}, ValueError, 'two ways to warm up'),
+            ({'custom_hooks.1.batch_norm': 'own'}, ValueError, "'batch' or 'copy', got 'own'"),
+            ({'custom_hooks': []}, ValueError, "nothing keeps one. Add dict\\(type='ELREMAHook'"),
+            ({'train_cfg': dict(_delete_=True, by_epoch=True, max_epochs=1)}, TypeError, 'CoTrainingRunner'),
+            ({'model.network.head.type': 'LinearClsHead'}, TypeError, "head is a LinearClsHead.*'elr\\+'"),
+        ],
+    )
+    def test_mistakes_are_told(self, tmp_path, changes, error, words):
+        cfg = config(tmp_path, epochs=1)
+        cfg.merge_from_dict({k: v for k, v in changes.items() if '_delete_' not in str(v)})
+        if 'train_cfg' in changes:
+            cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
+        if changes.get('model.network.head.type'):
+            cfg.model.network.head = dict(type='LinearClsHead', num_classes=CLASSES, in_channels=8)
+        with pytest.raises(error, match=words):
+            Runner.from_cfg(cfg).train()
+        assert not list(tmp_path.glob('*.pth'))
+
+    @pytest.mark.parametrize('part', ['loop', 'hook'])
+    def test_parts_want_their_model(self, tmp_path, part):
+        cfg = config(tmp_path, epochs=1)
+        cfg.model = cfg.model.network
+        if part == 'hook':
+            cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
+        with pytest.raises(TypeError, match='CoTrainingClassifier, got ImageClassifier'):
+            Runner.from_cfg(cfg).train()
+
+
+class TestMixup:
+    def test_ratio_and_partners(self):
+        mixup = BATCH_AUGMENTS.build(dict(type='ELRMixup', alpha=0.5))
+        x, y = torch.randn(6, 3, 4, 4), F.one_hot(torch.arange(6), 7)
+        ratios = []
+        for _ in range(200):
+            mixed, score = mixup(x, y)
+            ratio, partner = score[0, 0], score[0, 1:].argmax() + 1
+            if not score[0, 1:].any():
+                continue  # a sample may be its own partner
+            ratios.append(float(ratio))
+            assert 0.5 <= ratio <= 1 and score.sum(1) == pytest.approx(torch.ones(6))
+            torch.testing.assert_close(mixed[0], ratio * x[0] + (1 - ratio) * x[partner])
+        assert len(set(ratios)) > 100
+        # The mean of max(l, 1-l) for Beta(0.5, 0.5), the arcsine law: 1/2 + 1/pi.
+        assert np.mean(ratios) == pytest.approx(0.5 + 1 / math.pi, abs=0.04)
+
+    def test_is_the_mixup_of_mmpretrain_but_for_the_larger_share(self):
+        x, y = torch.randn(6, 3, 4, 4), F.one_hot(torch.arange(6), 7)
+        ours, theirs = (BATCH_AUGMENTS.build(dict(type=kind, alpha=1.0)) for kind in ('ELRMixup', 'Mixup'))
+        compared = 0
+        for seed in range(10):
+            results = []
+            for mixup in (ours, theirs):
+                np.random.seed(seed)
+                torch.manual_seed(seed)
+                results.append(mixup(x, y))
+            np.random.seed(seed)
+            if np.random.beta(1.0, 1.0) >= 0.5:
+                compared += 1
+                torch.testing.assert_close(results[0], results[1])
+        assert compared > 2
+
+    def test_is_a_batch_augment_of_any_classifier(self):
+        model = MODELS.build(dict(
+            type='ImageClassifier', backbone=dict(type='Layer'),
+            head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=8),
+            data_preprocessor=dict(num_classes=CLASSES), train_cfg=dict(augments=dict(type='ELRMixup', alpha=1.0)),
+        ))  # fmt: skip
+        data = dict(inputs=torch.randn(4, DIM), data_samples=[DataSample().set_gt_label(i) for i in range(4)])
+        mixed = model.data_preprocessor(data, training=True)
+        score = torch.stack([sample.gt_score for sample in mixed['data_samples']])
+        assert score.amax(1).min() >= 0.5 and score.sum(1) == pytest.approx(torch.ones(4))
+
+
+class TestGamma:
+    def test_as_published(self):
+        hook = HOOKS.build(dict(type='ELREMAHook', gamma=0.997, ramp_up=40000))
+        for step in (1, 100, 20000, 39998, 39999, 50000):
+            expected = 0.997 * math.exp(-5 * (1 - min(step + 1, 40000) / 40000) ** 2)
+            assert hook.gamma_at(step) == pytest.approx(expected, rel=1e-12)
+        hook = HOOKS.build(dict(type='ELREMAHook', gamma=0.9999, bias_correction=True))
+        assert [hook.gamma_at(s) for s in (1, 2, 9, 20000)] == pytest.approx([1 / 2, 2 / 3, 0.9, 0.9999])
+        assert HOOKS.build(dict(type='ELREMAHook')).gamma_at(1) == 0.997

@@ -133,7 +133,7 @@ class _NamingPipeline(Compose):
             return super().__call__(data)
         except Exception as error:
             if path in str(error):
-                raise
+                raise  # as it is: it says enough
             raise RuntimeError(
                 f'{path}: the pipeline fails for this image ({type(error).__name__}: {error})'
             ) from error

@@ -76,7 +76,7 @@ class CoTrainingRunner(EpochBasedTrainLoop):
         check_schedule(schedule)
         if not isinstance(model, CoTrainingClassifier):
             raise TypeError(
-                f'CoTrainingRunner trains a CoTrainingClassifier; this model is a {type(model).__name__}. '
+                f'CoTrainingRunner trains a CoTrainingClassifier, got {type(model).__name__}. '
                 "Use train_cfg=dict(by_epoch=True, max_epochs=...), or mmelr.apply_method(cfg, 'elr+')."
             )
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)

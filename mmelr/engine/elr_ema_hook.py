@@ -74,8 +74,8 @@ class ELREMAHook(Hook):
         model = bare_model(runner)
         if not isinstance(model, CoTrainingClassifier):
             raise TypeError(
-                f'ELREMAHook keeps the weight averages of a CoTrainingClassifier; this model is a '
-                f"{type(model).__name__}. Use MMEngine's EMAHook for an average that does not teach."
+                f'ELREMAHook keeps the weight averages of a CoTrainingClassifier, got {type(model).__name__}. '
+                "Use MMEngine's EMAHook for an average that does not teach."
             )
         model.batch_norm = self.batch_norm
 

@@ -103,7 +103,7 @@ class CoTrainingClassifier(BaseClassifier):
             self.add_module(name, MODELS.build(copy.deepcopy(network)))
         if not isinstance(self.network1, ImageClassifier):
             raise TypeError(
-                f'CoTrainingClassifier trains ImageClassifiers; network is a {type(self.network1).__name__}. A timm '
+                f'CoTrainingClassifier trains ImageClassifiers, got {type(self.network1).__name__} as network. A timm '
                 "network can be the backbone of one: backbone=dict(type='TIMMBackbone', ...)."
             )
         for name, network_k in zip(self.average_names, self.networks, strict=False):
