@@ -1,4 +1,4 @@
-# make demo   watch cross entropy memorise wrong labels while ELR does not (about a minute after the installation)
+# make demo   watch cross entropy memorise wrong labels while ELR and ELR+ do not (about two minutes after the installation)
 # make test   the tests
 # make lint   the style checks
 # Each installs the tested stack (constraints.txt) into .venv first, once. PYTHON=python3.12 chooses the interpreter.

@@ -55,6 +55,54 @@ def test_methods_replace_one_another():
     assert mmelr.apply_method(elr, noise='none').model == elr.model
 
 
+def test_elr_plus_wraps_the_model_and_goes_back():
+    plain = mmelr.load_config(CIFAR)
+    options = dict(beta=0.9, gamma=0.99, alpha=0.5, schedule='alternate')
+    plus = mmelr.apply_method(plain, 'elr+', noise='symmetric:0.4', **options)
+    elr = mmelr.apply_method(plain, 'elr', noise='symmetric:0.4', beta=0.9)
+    model = plus.model
+    assert (model.type, model.num_networks, model.teacher) == ('CoTrainingClassifier', 2, 'average')
+    assert model.network == elr.model and model.mixup == dict(type='ELRMixup', alpha=0.5)
+    assert plus.custom_hooks[0] == dict(type='ELREMAHook', gamma=0.99, bias_correction=True)
+    assert plus.custom_hooks[1:] == elr.custom_hooks
+    assert plus.train_cfg == dict(type='CoTrainingRunner', max_epochs=200, val_interval=1, schedule='alternate')
+    assert plus.val_evaluator == dict(type='MemberEvaluator', metrics=plain.val_evaluator)
+    for key in set(elr) - {'model', 'custom_hooks', 'train_cfg', 'val_evaluator', 'test_evaluator'}:
+        assert plus[key] == elr[key], key
+    assert mmelr.apply_method(plus, 'elr').to_dict() == elr.to_dict()
+    assert mmelr.apply_method(plus, 'ce').to_dict() == mmelr.apply_method(elr, 'ce').to_dict()
+    assert mmelr.apply_method(elr, 'elr+').model.network.head.beta == 0.9
+    assert isinstance(MODELS.build(dict(model)), mmelr.models.CoTrainingClassifier)
+
+
+def test_elr_plus_on_elr_plus_changes_what_is_given():
+    cfg = mmelr.load_config(ROOT / 'configs/elr_plus_digits.py')
+    same = mmelr.apply_method(cfg, 'elr+')
+    assert same.model == cfg.model and same.custom_hooks == cfg.custom_hooks and same.train_cfg == cfg.train_cfg
+    other = mmelr.apply_method(cfg, 'elr+', alpha=0, num_networks=1, lam=1.0)
+    assert (other.model.mixup, other.model.num_networks, other.model.network.head.lam) == (None, 1, 1.0)
+    assert other.custom_hooks == cfg.custom_hooks, 'the ramp of the config stays'
+    hooks = [h['type'] for h in mmelr.apply_method(CIFAR, 'elr+', teacher='network').custom_hooks]
+    assert 'ELREMAHook' not in hooks, 'nothing to average'
+    assert mmelr.apply_method(cfg, noise='symmetric:0.8').train_dataloader.dataset.noise.rate == 0.8
+
+
+def test_elr_plus_keeps_what_the_config_has_inside_its_model():
+    cfg = mmelr.load_config(CIFAR)
+    cfg.model.data_preprocessor = cfg.pop('data_preprocessor')
+    cfg.model.train_cfg = dict(augments=dict(type='Mixup', alpha=0.2))
+    cfg.model.head.cal_acc = True
+    plus = mmelr.apply_method(cfg, 'elr+')
+    assert plus.model.data_preprocessor == cfg.model.data_preprocessor and plus.model.train_cfg == cfg.model.train_cfg
+    assert not {'data_preprocessor', 'train_cfg'} & set(plus.model.network)
+    assert plus.model.network.head.cal_acc is False
+    assert mmelr.apply_method(plus, 'ce').model.data_preprocessor == cfg.model.data_preprocessor
+    by_iteration = mmelr.load_config(CIFAR)
+    by_iteration.train_cfg = dict(by_epoch=False, max_iters=100)
+    with pytest.raises(TypeError, match='ELR\\+ trains for a number of epochs'):
+        mmelr.apply_method(by_iteration, 'elr+')
+
+
 def test_custom_imports_and_hooks_of_the_config_stay():
     cfg = mmelr.load_config(CIFAR)
     cfg.custom_imports = dict(imports='mypackage', allow_failed_imports=True)
@@ -80,6 +128,12 @@ def test_held_out_part_gets_the_same_noise():
     [
         (dict(method='elrr'), ValueError, "Unknown method 'elrr'; known are ce, elr"),
         (dict(method='elr', gamma=1), TypeError, 'no option gamma; it has beta, lam, memory_dtype'),
+        (dict(method='elr+', width=1), TypeError, 'no option width; it has beta, lam, .*, schedule'),
+        (dict(method='elr+', num_networks=3), ValueError, 'num_networks must be 1 or 2, got 3'),
+        (dict(method='elr+', teacher='me'), ValueError, "teacher must be.*got 'me'"),
+        (dict(method='elr+', alpha=-1), ValueError, 'alpha of ELRMixup must be positive, got -1'),
+        (dict(method='elr+', gamma=1), ValueError, r'gamma.*\[0, 1\), got 1'),
+        (dict(method='elr+', schedule='both'), ValueError, "got 'both'"),
         (dict(method='ce', lam=1.0), TypeError, "Method 'ce' has no option lam"),
         (dict(method='elr', beta=1.0), ValueError, r'beta.*\[0, 1\).*got 1.0'),
         (dict(method='elr', lam=-1), ValueError, 'lam.*at least 0.*-1'),
@@ -129,10 +183,14 @@ def test_config_names():
 @pytest.mark.parametrize('config', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
 def test_our_configs_build(config):
     cfg = mmelr.load_config(config)
-    head = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).head
+    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    assert isinstance(model, mmelr.models.CoTrainingClassifier) == config.stem.startswith('elr_plus')
+    head = getattr(model, 'network1', model).head
     assert isinstance(head, mmelr.models.ELRHead) == config.stem.startswith('elr')
     assert cfg.train_dataloader.dataset.type == 'NoisyLabelDataset'
     assert head.num_classes == cfg.data_preprocessor.num_classes
+    if 'rate' not in (cfg.train_dataloader.dataset.noise or {}):
+        return
     # One --cfg-options away:
     cfg.merge_from_dict({'train_dataloader.dataset.noise.rate': 0.1, 'train_dataloader.dataset.noise.seed': 7})
     assert (cfg.train_dataloader.dataset.noise.rate, cfg.train_dataloader.dataset.noise.seed) == (0.1, 7)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS, OPTIM_WRAPPERS
@@ -304,3 +305,29 @@ def test_published_members_predict_as_in_the_run(tmp_path):
     wrong = subprocess.run([*command, '--member', 'network3'], cwd=ROOT, capture_output=True, text=True, env=env)
     assert wrong.returncode == 2 and 'ensemble, network1, network2, average1, average2' in wrong.stderr
     assert isinstance(MODELS.build(mmelr.load_config(tmp_path / 'average2.py').model), torch.nn.Module)
+
+
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        ({'train_cfg.schedule': 'alternate'}, "run with schedule='joint', this one has schedule='alternate'"),
+        ({'train_dataloader.batch_size': 32}, 'stands at epoch 1, iteration 2, which does not fit passes of 4'),
+    ],
+)
+def test_run_of_another_schedule_is_not_resumed(tmp_path, changes, words):
+    train(config(tmp_path, epochs=1))
+    saved = (tmp_path / 'epoch_1.pth').read_bytes()
+    with pytest.raises(mmelr.engine.ResumeRefused, match=words):
+        train(config(tmp_path, epochs=2, resume=True, **changes))
+    assert (tmp_path / 'epoch_1.pth').read_bytes() == saved
+
+
+def test_several_processes_are_refused_for_now(tmp_path):
+    runner = Runner.from_cfg(config(tmp_path))
+    torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        runner.model = MMDistributedDataParallel(runner.model)
+        with pytest.raises(RuntimeError, match='one process so far'):
+            runner.train()
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,7 +1,7 @@
-"""Watch cross entropy memorise wrong labels while ELR does not: scikit-learn's digits, 40 % symmetric label noise.
+"""Watch cross entropy memorise wrong labels while ELR and ELR+ do not: scikit-learn's digits, 40 % symmetric noise.
 
-Trains configs/ce_digits.py and configs/elr_digits.py through tools/train.py, and leaves the runs, curves.png and
-summary.json in work_dirs/demo.
+Trains configs/ce_digits.py, elr_digits.py and elr_plus_digits.py through tools/train.py, and leaves the runs,
+curves.png and summary.json in work_dirs/demo.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mmelr.analysis.runs import ACCURACY, MEMORIZED
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / 'work_dirs' / 'demo'
-METHODS = dict(ce='cross entropy', elr='ELR')
+METHODS = dict(ce='cross entropy', elr='ELR', elr_plus='ELR+')
 
 
 def train(method: str) -> float:
@@ -87,7 +87,7 @@ def main() -> None:
         )
     print(
         f'\nCurves: {(OUT / "curves.png").relative_to(ROOT)}   figures: {(OUT / "summary.json").relative_to(ROOT)}   '
-        f'runs: {OUT.relative_to(ROOT)}/ce, {OUT.relative_to(ROOT)}/elr'
+        f'runs: {OUT.relative_to(ROOT)}/{{{",".join(METHODS)}}}'
     )
 
 

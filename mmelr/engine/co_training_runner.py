@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from mmengine.hooks import ParamSchedulerHook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..models import CoTrainingClassifier
 from .elr_ema_hook import ELREMAHook
+from .noise_record_hook import ResumeRefused
 from .utils import bare_model
 
 __all__ = ['CoTrainingRunner', 'check_schedule']
@@ -60,6 +62,7 @@ class CoTrainingRunner(EpochBasedTrainLoop):
     Raises:
         ValueError: An unknown schedule.
         TypeError: The model is no ``CoTrainingClassifier``.
+        RuntimeError: Several processes.
     """
 
     def __init__(
@@ -78,6 +81,11 @@ class CoTrainingRunner(EpochBasedTrainLoop):
             raise TypeError(
                 f'CoTrainingRunner trains a CoTrainingClassifier, got {type(model).__name__}. '
                 "Use train_cfg=dict(by_epoch=True, max_epochs=...), or mmelr.apply_method(cfg, 'elr+')."
+            )
+        if is_model_wrapper(runner.model):
+            raise RuntimeError(
+                'ELR+ runs in one process so far, and several were launched. Start tools/train.py by itself, without '
+                '--launcher; plain ELR (--method elr) runs in several.'
             )
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval, dynamic_intervals)
         self.schedule = schedule
@@ -114,7 +122,14 @@ class CoTrainingRunner(EpochBasedTrainLoop):
                 "The teacher is a weight average, but nothing keeps one. Add dict(type='ELREMAHook', gamma=0.997) to "
                 "custom_hooks, or set teacher='network'."
             )
-        length = len(self.dataloader)
+        hub, length = self.runner.message_hub, len(self.dataloader)
+        earlier = hub.get_info('co_training_schedule', self.schedule)
+        if earlier != self.schedule:
+            raise ResumeRefused(
+                f"Cannot resume: the checkpoint is of a run with schedule='{earlier}', this one has "
+                f"schedule='{self.schedule}'. Set train_cfg.schedule={earlier}, or take another work directory."
+            )
+        hub.update_info('co_training_schedule', self.schedule)
         passes = self._iter // length  # by all turns together
         for k, name in enumerate(self._names):
             done = passes if len(self._turns) == 1 else (passes + len(self._turns) - 1 - k) // len(self._turns)
@@ -146,6 +161,12 @@ class CoTrainingRunner(EpochBasedTrainLoop):
     def _resumed_turn(self) -> int:
         """The turn to go on with: 0, unless a checkpoint was written between the turns of this epoch."""
         turn, rest = divmod(self._iter - self._epoch * len(self._turns) * len(self.dataloader), len(self.dataloader))
+        if not 0 <= turn * len(self.dataloader) + rest <= len(self._turns) * len(self.dataloader):
+            raise ResumeRefused(
+                f'Cannot resume: the checkpoint stands at epoch {self._epoch}, iteration {self._iter}, which does not '
+                f'fit passes of {len(self.dataloader)} iterations. Take the batch size and number of samples of that '
+                'run, or another work directory.'
+            )
         if rest:
             self.runner.logger.warning(
                 f'The checkpoint was written {rest} iterations into a pass over the data. That pass is run again '
