@@ -20,7 +20,7 @@ from .models.elr_head import check_base_head
 from .noise import parse_noise
 from .registry import build_noise
 
-__all__ = ['METHODS', 'apply_method', 'load_config', 'single_network']
+__all__ = ['METHODS', 'apply_method', 'load_config']
 
 #: Training methods that :func:`apply_method` knows.
 METHODS = ('ce', 'elr', 'elr+')
@@ -103,7 +103,7 @@ def apply_method(cfg: Config | str, method: str | None = None, noise: str | dict
     if cfg.get('model') is None or cfg.get('train_dataloader') is None:
         raise TypeError('This config has no model or no train_dataloader: it does not train a classifier.')
     if method in ('ce', 'elr') and _name(cfg.model) == 'CoTrainingClassifier':
-        single_network(cfg)
+        _single_network(cfg)
     if method in _OPTIONS:
         check_hyperparameters(options.get('beta', 0.7), options.get('lam', 3.0))
         network = cfg.model.network if _name(cfg.model) == 'CoTrainingClassifier' else cfg.model
@@ -166,7 +166,7 @@ def _co_training(cfg: Config) -> None:
             cfg[key] = ConfigDict(type='MemberEvaluator', metrics=cfg[key])
 
 
-def single_network(cfg: Config) -> None:
+def _single_network(cfg: Config) -> None:
     """Take a network out of a co-training config, in place, and train and evaluate it alone."""
     model = cfg.model
     shared = {key: model[key] for key in ('data_preprocessor', 'train_cfg') if model.get(key) is not None}
@@ -190,8 +190,8 @@ def _set_plus_options(
 ) -> None:
     """Change what is given; what neither is given nor in the config gets the published choice."""
     model = cfg.model
-    model.num_networks = num_networks or model.get('num_networks', 2)
-    model.teacher = teacher or model.get('teacher', 'average')
+    model.num_networks = model.get('num_networks', 2) if num_networks is None else num_networks
+    model.teacher = model.get('teacher', 'average') if teacher is None else teacher
     check_choices(model.num_networks, model.teacher)
     if alpha is not None or 'mixup' not in model:
         alpha = 1.0 if alpha is None else alpha
@@ -207,9 +207,11 @@ def _set_plus_options(
         # Bias correction, because the published ramp must be as long as the run, and says nothing for another one.
         hooks = [ConfigDict(type='ELREMAHook', gamma=0.997, bias_correction=True)]
         cfg.custom_hooks += hooks
-    if hooks and gamma is not None:
-        hooks[0].gamma = gamma
+    if gamma is not None:
         ELREMAHook(gamma)  # refuses a bad value now
+        if not hooks:
+            raise ValueError(f"gamma={gamma} has nothing to act on: with teacher='network' there is no weight average.")
+        hooks[0].gamma = gamma
 
 
 def _base_head(head: ConfigDict) -> ConfigDict:

@@ -347,7 +347,6 @@ class TestParts:
             ({'model.num_networks': 3}, ValueError, 'num_networks must be 1 or 2, got 3'),
             ({'model.teacher': 'self'}, ValueError, "'network' or 'average'.*got 'self'"),
             ({'model.lam_ramp_up': -1}, ValueError, 'lam_ramp_up.*-1'),
-            ({'model.reweight_labels': True, 'model.mixup': None}, ValueError, 'reweight_labels.*mixed labels alone'),
             ({'model.mixup.alpha': 0}, ValueError, 'alpha of ELRMixup must be positive, got 0'),
             ({'model.network.type': 'TimmClassifier'}, Exception, ''),
             ({'train_cfg.schedule': 'both'}, ValueError, "'joint' or 'alternate', got 'both'"),

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmpretrain.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
+from mmengine.registry import EVALUATOR, LOOPS
+from mmpretrain.registry import BATCH_AUGMENTS, DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 
 import mmelr
+from mmelr.apis import _OPTIONS
 from mmelr.registry import NOISES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,10 +46,17 @@ def section(heading):
 
 
 def registered():
-    """mmelr's own classes in the registries."""
-    registries = (NOISES, DATASETS, DATA_SAMPLERS, MODELS, HOOKS)
-    classes = {c for registry in registries for c in registry.module_dict.values() if c.__module__.startswith('mmelr.')}
+    """mmelr's own classes in the registries, without those that only the tools use (``mmelr.analysis``)."""
+    registries = (NOISES, DATASETS, DATA_SAMPLERS, MODELS, BATCH_AUGMENTS, HOOKS, LOOPS, EVALUATOR)
+    parts = ('mmelr.noise.', 'mmelr.datasets.', 'mmelr.models.', 'mmelr.engine.')
+    classes = {c for registry in registries for c in registry.module_dict.values() if c.__module__.startswith(parts)}
     return sorted(classes, key=lambda c: c.__name__)
+
+
+def without_scopes(part):
+    if isinstance(part, dict):
+        return {k: without_scopes(v) for k, v in part.items() if k != '_scope_'}
+    return [without_scopes(v) for v in part] if isinstance(part, list) else part
 
 
 class TestLinks:
@@ -93,7 +102,11 @@ class TestReference:
             assert rows[p.name] == expected, f'{cls.__name__}.{p.name}'
 
     def test_finds_the_registered_classes(self):
-        assert {'NoisyLabelDataset', 'ELRHead', 'MemorizationHook', 'LabelFile'} <= {c.__name__ for c in registered()}
+        names = {c.__name__ for c in registered()}
+        assert {'NoisyLabelDataset', 'ELRHead', 'MemorizationHook', 'LabelFile', 'ClassBalancedSampler'} <= names
+        assert {'CoTrainingClassifier', 'CoTrainingRunner', 'ELRMixup', 'MemberEvaluator'} <= names
+        [index] = re.findall(r'^\| for \| parts \|\n(.*?)\n\n', REFERENCE.read_text(encoding='utf-8'), re.M | re.S)
+        assert set(re.findall(r'\[(\w+)\]', index)) == names
 
     def test_the_loss_and_the_memory(self):
         text = REFERENCE.read_text(encoding='utf-8')
@@ -105,6 +118,14 @@ class TestReference:
     def test_names_every_method_and_mapping(self):
         assert all(f'`{method}`' in REFERENCE.read_text(encoding='utf-8') for method in mmelr.METHODS)
         assert all(f'| `{name}` |' in section('AsymmetricNoise') for name in mmelr.noise.mappings.MAPPING_NAMES)
+
+    def test_names_every_option_of_the_switch(self):
+        [table] = re.findall(r'^\| option of .*?\n\n', REFERENCE.read_text(encoding='utf-8'), re.M | re.S)
+        found = {method: set() for method in _OPTIONS}
+        for options, methods in re.findall(r'^\| (`.*?) \| (.*?) \|', table, re.M):
+            for method in re.findall(r"`'(.*?)'`", methods):
+                found[method] |= set(re.findall(r'`(\w+)`', options))
+        assert found == {method: set(options) for method, options in _OPTIONS.items()}
 
     def test_quotes_errors_as_the_code_words_them(self):
         texts = []
@@ -121,34 +142,79 @@ class TestReference:
 
     def test_lists_every_config_with_its_values(self):
         rows = re.findall(
-            r'^\| \[`(\w+)`\]\([^)]+\) \| (\w+) ([\d.]+) \| (\S+) \| (\S+) \| (\d+) \|',
+            r'^\| \[`(\w+)`\]\([^)]+\) \| ([^|]+) \| (\S+) \| (\S+) \| (\d+) \|',
             REFERENCE.read_text(encoding='utf-8'),
             re.M,
         )
-        assert {row[0] for row in rows} == {file.stem for file in ROOT.glob('configs/*.py')}
-        for name, noise, rate, beta, lam, epochs in rows:
+        assert sorted(row[0] for row in rows) == sorted(file.stem for file in ROOT.glob('configs/*.py'))
+        for name, noise, beta, lam, epochs in rows:
             cfg = mmelr.load_config(str(ROOT / 'configs' / f'{name}.py'))
-            drawn, head = cfg.train_dataloader.dataset.noise, cfg.model.head
-            assert (drawn.type, drawn.rate) == (f'{noise.capitalize()}Noise', float(rate)), name
+            drawn, head = cfg.train_dataloader.dataset.noise, cfg.model.get('network', cfg.model).head
+            if drawn is None:
+                says = 'as given'
+            elif drawn.type == 'LabelFile':
+                says = f'file, `{drawn.key}`'
+            else:
+                says = f'{drawn.type.removesuffix("Noise").lower()} {drawn.rate}'
+            assert noise == says, name
+            held_out = cfg.val_dataloader.dataset
+            assert held_out.type != 'NoisyLabelDataset' or held_out.noise == drawn, name
             assert cfg.train_cfg.max_epochs == int(epochs), name
+            assert (cfg.model.type == 'CoTrainingClassifier') == name.startswith('elr_plus'), name
             if head.type == 'ELRHead':
                 assert (head.beta, head.lam) == (float(beta), float(lam)), name
             else:
                 assert (beta, lam) == ('–', '–'), name
 
-    def test_written_out_form_is_what_the_switch_makes(self, tmp_path):
-        [code] = [code for _, code in blocks(REFERENCE, 'python') if code.startswith('_base_')]
+    def test_lists_what_elr_plus_adds_to_every_config(self):
+        rows = re.findall(
+            r'^\| `(elr_plus_\w+)` \| [^|]+ \| ([\d.]+) \| ([^|]+) \| ([\d.]+) \| ([^|]+) \|$',
+            REFERENCE.read_text(encoding='utf-8'),
+            re.M,
+        )
+        assert sorted(row[0] for row in rows) == sorted(file.stem for file in ROOT.glob('configs/elr_plus_*.py'))
+        for name, gamma, warm_up, alpha, extras in rows:
+            cfg = mmelr.load_config(str(ROOT / 'configs' / f'{name}.py'))
+            [hook] = [hook for hook in cfg.custom_hooks if hook.type == 'ELREMAHook']
+            assert cfg.custom_hooks.index(hook) == 3, 'as the table of --cfg-options says'
+            assert hook.gamma == float(gamma), name
+            says = 'bias correction' if hook.get('bias_correction') else f'ramp, {hook.ramp_up} steps'
+            assert warm_up == says, name
+            assert cfg.model.mixup.alpha == float(alpha), name
+            said = []
+            if cfg.model.get('lam_ramp_up'):
+                said.append(f'λ ramp, {cfg.model.lam_ramp_up} steps')
+            if cfg.model.get('reweight_labels'):
+                said.append('labels reweighted')
+            assert extras == ('; '.join(said) or '–'), name
+
+    @pytest.mark.parametrize('method', ['elr', 'elr+'])
+    def test_written_out_form_is_what_the_switch_makes(self, tmp_path, method):
+        [code] = [
+            code
+            for _, code in blocks(REFERENCE, 'python')
+            if code.startswith('_base_') and ('CoTrainingClassifier' in code) == (method == 'elr+')
+        ]
         (tmp_path / 'written_out.py').write_text(code, encoding='utf-8')
         written = mmelr.load_config(str(tmp_path / 'written_out.py'))
         plain = mmelr.load_config(re.search(r"_base_ = '(.*)'", code)[1])
-        switched = mmelr.apply_method(plain, 'elr', 'symmetric:0.4,seed=0', beta=0.7, lam=3.0)
-
-        def without_scopes(part):
-            if isinstance(part, dict):
-                return {k: without_scopes(v) for k, v in part.items() if k != '_scope_'}
-            return [without_scopes(v) for v in part] if isinstance(part, list) else part
-
+        switched = mmelr.apply_method(plain, method, 'symmetric:0.4,seed=0', beta=0.7, lam=3.0)
         assert without_scopes(written.to_dict()) == without_scopes(switched.to_dict())
+
+    def test_options_of_the_command_line_reach_what_they_name(self):
+        """Every option of the tables changes something that is there, in a config of ELR or of ELR+."""
+        [text] = re.findall(
+            r'^## Values from the command line\n(.*?)^## ', REFERENCE.read_text(encoding='utf-8'), re.M | re.S
+        )
+        plain, plus = text.split('With ELR+')
+        new = {'model.train_cfg', 'model.head.memory_dtype', 'train_cfg.schedule'}  # mostly not in the config
+        for words, name in ((plain, 'elr_digits'), (plus, 'elr_plus_digits')):
+            options = re.findall(r'`([\w.]+)=(\S+?)`', ''.join(re.findall(r'^\| (`.*?) \|', words, re.M)))
+            assert len(options) > 5
+            for key, _ in options:
+                part = mmelr.load_config(str(ROOT / 'configs' / f'{name}.py'))
+                for step in key.split('.') if key not in new else ():
+                    part = part[int(step) if isinstance(part, list) else step]
 
 
 class TestSnippets:
@@ -178,7 +244,7 @@ class TestSnippets:
     def test_configuration(self, monkeypatch, capsys):
         codes = [c for _, c in blocks(REFERENCE, 'python') if not c.startswith('_base_')]
         session = self.run(codes, ROOT, monkeypatch)
-        assert session['cfg'].model.head.beta == 0.9
+        assert session['cfg'].model.head.beta == session['plus'].model.network.head.beta == 0.9
 
 
 def shell(command, folder):

@@ -75,7 +75,7 @@ def plain_checkpoint(path: Path, member: str | None) -> dict:
         cut = 0 if member == 'ensemble' else len(prefix)
         weights = {k[cut:]: v for k, v in weights.items() if k.startswith(prefix)}
     if not weights:
-        raise ValueError(f'{path} has no weights of {member}: it is not a checkpoint of this config.')
+        raise ValueError(f'{path} has no weights of {member or "a network"}: it is not a checkpoint of this config.')
     meta = checkpoint.get('meta', {})
     return dict(meta={k: meta[k] for k in ('epoch', 'iter', 'dataset_meta') if k in meta}, state_dict=weights)
 

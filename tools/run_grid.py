@@ -53,12 +53,12 @@ def run(config: str, variant: list[str], noise: str, seed: int, args: argparse.N
     name = ' '.join([Path(config).stem, *(option.rpartition('.')[2] for option in variant)])
     parts = (part.replace(':', '_').replace('/', '_') for part in (name.replace(' ', '_'), noise))
     work_dir = args.work_dir.joinpath(*parts, f'seed-{seed}')
-    done = work_dir / 'result.json'
+    done, options = work_dir / 'result.json', variant + args.cfg_options
     if done.is_file():
         result = json.loads(done.read_text())
-        if result['cfg_options'] != args.cfg_options:
+        if result['cfg_options'] != options:
             raise ValueError(
-                f'{work_dir} holds a run with --cfg-options {result["cfg_options"]}. Use another --work-dir.'
+                f'{work_dir} holds a run with the options {result["cfg_options"]}. Use another --work-dir.'
             )
         return result
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -68,16 +68,16 @@ def run(config: str, variant: list[str], noise: str, seed: int, args: argparse.N
     start = time.perf_counter()
     with open(work_dir / 'train.log', 'a') as log:
         env = os.environ | {'OMP_NUM_THREADS': str(args.threads)}
-        command += variant + args.cfg_options
+        command += options
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=env).returncode
     if code != 0:
-        raise RuntimeError(f'Training failed, see {work_dir / "train.log"}.')
+        raise ChildProcessError(f'Training failed, see {work_dir / "train.log"}.')
     curves = read_run(work_dir)
     result = dict(
         config=name,
         noise=noise,
         seed=seed,
-        cfg_options=args.cfg_options,
+        cfg_options=options,
         final_accuracy=curves.final(ACCURACY),
         best_accuracy=curves.best(ACCURACY),
         wrong_labels_memorized=curves.final(MEMORIZED),

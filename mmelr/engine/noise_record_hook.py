@@ -128,6 +128,8 @@ def _where_augments(cfg) -> str:
     """The option that batch augments were set with; another one would replace the whole data preprocessor."""
     if cfg.model.get('train_cfg'):
         return 'model.train_cfg'
+    if cfg.model.get('network', {}).get('train_cfg'):
+        return 'model.network.train_cfg'
     in_model = (cfg.model.get('data_preprocessor') or {}).get('batch_augments')
     return 'model.data_preprocessor.batch_augments' if in_model else 'data_preprocessor.batch_augments'
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.classifiers.base import BaseClassifier
@@ -62,7 +64,7 @@ class CoTrainingClassifier(BaseClassifier):
         lam_ramp_up (int): Steps of a network over which its λ rises, by :func:`mmelr.functional.sigmoid_ramp_up`; the
             published code takes 40000 on CIFAR-100. Defaults to 0, a constant λ.
         reweight_labels (bool): Multiply the mixed labels by the mixed targets and scale them to sum to one, as the
-            published code does on CIFAR-100. It acts with mixup only: a single label stays what it is.
+            published code does on CIFAR-100. Without mixup it does nothing: a single label stays what it is.
             Defaults to False.
         data_preprocessor (dict, optional): The one that both networks share. Defaults to that of ``network``.
         train_cfg (dict, optional): Batch augments, as in ``ImageClassifier``. ``NoiseRecordHook`` refuses them.
@@ -86,13 +88,11 @@ class CoTrainingClassifier(BaseClassifier):
         check_choices(num_networks, teacher)
         if not isinstance(lam_ramp_up, int) or lam_ramp_up < 0:
             raise ValueError(f'lam_ramp_up must be a number of steps, 0 for none; got {lam_ramp_up!r}.')
-        if reweight_labels and mixup is None:
-            raise ValueError('reweight_labels changes mixed labels alone. Set mixup, or leave it out.')
         network = copy.deepcopy(network)
         own = network.pop('data_preprocessor', None)
         preprocessor = dict(data_preprocessor or own or {})
         preprocessor.setdefault('type', 'ClsDataPreprocessor')
-        augments = train_cfg or network.pop('train_cfg', None)
+        augments = network.pop('train_cfg', None) or train_cfg
         if augments:
             preprocessor.setdefault('batch_augments', augments)
         super().__init__(data_preprocessor=preprocessor)
@@ -305,6 +305,13 @@ class CoTrainingClassifier(BaseClassifier):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         # A checkpoint of a single classifier is for every network.
         if not any(key.startswith(f'{prefix}network1.') for key in state_dict):
+            if len(self.network_names) > 1:
+                print_log(
+                    'These are the weights of one network, and both start from them. They differ by their mixup and '
+                    'the order of their data alone; a last layer of their own would set them further apart.',
+                    logger='current',
+                    level=logging.WARNING,
+                )
             parts = tuple(f'{prefix}{part}.' for part in ('backbone', 'neck', 'head'))
             for key in [key for key in state_dict if key.startswith(parts)]:
                 value = state_dict.pop(key)

@@ -18,7 +18,7 @@ data_preprocessor = dict(
     type='ClsDataPreprocessor',
     num_classes=14,
     mean=[177.45, 166.69, 162.46],
-    std=[79.39, 81.40, 81.96],
+    std=[79.38, 81.40, 81.96],
     to_rgb=True)
 
 train_dataloader = dict(
