@@ -27,7 +27,7 @@ setup(
         openmmlab=openmmlab,
         lite=lite,
         demo=['scikit-learn', 'matplotlib'],
-        test=['pytest', 'ruff', 'timm'],
+        test=['pytest', 'pytest-xdist', 'ruff', 'timm'],
     ),
     keywords=['noisy labels', 'early-learning regularization', 'image classification', 'MMPretrain', 'PyTorch'],
     classifiers=[

@@ -47,9 +47,9 @@ class Points(BaseDataset):
 class Layer(BaseBackbone):
     """A linear layer under BatchNorm."""
 
-    def __init__(self):
+    def __init__(self, norm=True):
         super().__init__()
-        self.fc, self.bn = nn.Linear(DIM, 8), nn.BatchNorm1d(8)
+        self.fc, self.bn = nn.Linear(DIM, 8), nn.BatchNorm1d(8) if norm else nn.Identity()
 
     def forward(self, x):
         return (F.relu(self.bn(self.fc(x))),)
@@ -332,6 +332,17 @@ class TestParts:
         assert not found.missing_keys and not found.unexpected_keys
         for member in (*model.networks, *model.averages):
             assert (member.backbone.fc.weight == 7).all()
+
+    def test_weight_averages_of_a_network_without_norm_layers(self):
+        model = self.model(**{'model.network.backbone': dict(type='Layer', norm=False)})
+        assert not list(model.buffers())
+        for batch_norm in ('batch', 'copy'):
+            model.batch_norm = batch_norm
+            model.network1.backbone.fc.weight.data.fill_(2)
+            model.start_averages()
+            model.network1.backbone.fc.weight.data.fill_(4)
+            model.update_average('network1', 0.75)
+            assert model.average1.backbone.fc.weight.unique().tolist() == pytest.approx([2.5])
 
     def test_state_dict_goes_round(self):
         model, other = self.model(), self.model()

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapperDict
 
 import mmelr
+from mmelr.analysis import zoo
 from mmelr.analysis.zoo import prepare, take_steps, zoo_configs
-from mmelr.models import ELRHead
+from mmelr.models import CoTrainingClassifier, ELRHead
 
 CIFAR = 'resnet/resnet18_8xb16_cifar10.py'
 
@@ -32,15 +34,24 @@ SAMPLE = [
     ('mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k.py', 'StackedLinearClsHead', 64),
 ]
 
+# The small ones of these take a step with ELR+ as well; every head is among them.
+SMALL = [
+    row
+    for row in SAMPLE
+    if row[0].startswith(('resnet', 'repvgg', 'xcit', 'inception', 'deit', 'vig', 'conformer', 'mobilenet'))
+]
+
 # Heads that MMPretrain refuses to train with distillation.
 DISTILLED = [
     ('levit/levit-128s_8xb256_in1k.py', 'LeViTClsHead'),
     ('efficientformer/efficientformer-l1_8xb128_in1k.py', 'EfficientFormerClsHead'),
 ]
 
+DOCS = Path(__file__).parents[1] / 'docs'
 
-def case_of(name):
-    return prepare(mmelr.load_config(f'mmpretrain::{name}'))
+
+def case_of(name, method='elr'):
+    return prepare(mmelr.load_config(f'mmpretrain::{name}'), method)
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +69,13 @@ def tool():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def verdict(method):
+    """On the method, of a config whose own loss is in order."""
+    outcome = take_steps(case_of(CIFAR, method))
+    assert outcome.own == 'ok'
+    return outcome.elr
 
 
 def check(outcome):
@@ -78,16 +96,41 @@ def test_elr_takes_the_step_that_the_own_loss_takes(name, head, side):
     assert not outcome.fewer_layers
 
 
+@pytest.mark.parametrize(('name', 'head', 'side'), SMALL)
+def test_elr_plus_takes_it_too(name, head, side):
+    case = case_of(name, 'elr+')
+    assert case.own['head']['type'] == case.elr['network']['head']['base'] == head
+    assert case.elr['type'] == 'CoTrainingClassifier'
+    outcome = take_steps(case, side)
+    check(outcome)
+    assert outcome.loss_elr[0] != outcome.loss_elr[1]  # two networks
+    assert outcome.side == side
+    assert not outcome.fewer_layers
+
+
+def test_the_small_ones_have_every_head():
+    assert {head for _, head, _ in SMALL} == {head for _, head, _ in SAMPLE}
+
+
+@pytest.mark.parametrize('method', ['elr', 'elr+'])
 @pytest.mark.parametrize(('name', 'head'), DISTILLED)
-def test_what_mmpretrain_refuses_to_train_elr_refuses_too(name, head):
-    case = case_of(name)
-    assert case.elr['head']['base'] == head
-    refused = take_steps(case)
-    assert 'NotImplementedError' in refused.own
-    assert refused.own == refused.elr
-    for model in (case.own, case.elr):
-        model['head']['distillation'] = False
-    check(take_steps(case))
+def test_what_mmpretrain_refuses_to_train_elr_refuses_too(tool, name, head, method):
+    case = case_of(name, method)
+    assert case.elr.get('network', case.elr)['head']['base'] == head
+    row = tool.describe(case, case.side)
+    assert 'NotImplementedError' in row['own']
+    assert row['own'] == row['elr']
+    second = row['without_distillation']
+    assert second['own'] == second['elr'] == 'ok'
+
+
+@pytest.mark.parametrize(('method', 'fewer'), [('elr', False), ('elr+', True)])
+def test_a_network_whose_copies_need_too_much_memory_is_tried_with_fewer_layers(monkeypatch, method, fewer):
+    monkeypatch.setattr(zoo, '_BYTES', 4.5 * 4 * 5_682_856)  # of deit-tiny: three copies are less, six are more
+    outcome = take_steps(case_of('deit/deit-tiny_4xb256_in1k.py', method), side=64)
+    check(outcome)
+    assert outcome.fewer_layers is fewer
+    assert (outcome.parameters < 3e6) is fewer
 
 
 def test_batch_augments_are_removed_and_onehot_labels_kept_where_the_loss_needs_them():
@@ -115,8 +158,12 @@ def test_the_zoo_is_all_there():
 class TestTheCheckNoticesFaults:
     """Each fault is put into ELRHead; the config that passes above must fail."""
 
+    @pytest.fixture(params=['elr', 'elr+'])
+    def method(self, request):
+        return request.param
+
     @pytest.fixture
-    def faulty(self, monkeypatch):
+    def faulty(self, monkeypatch, method):
         right = ELRHead._get_loss
 
         def try_with(fault):
@@ -126,9 +173,7 @@ class TestTheCheckNoticesFaults:
                 return losses
 
             monkeypatch.setattr(ELRHead, '_get_loss', wrong)
-            outcome = take_steps(case_of(CIFAR))
-            assert outcome.own == 'ok'
-            return outcome.elr
+            return verdict(method)
 
         return try_with
 
@@ -150,14 +195,16 @@ class TestTheCheckNoticesFaults:
     def test_a_memory_that_is_not_averaged(self, faulty):
         assert 'rows of the memory' in faulty(lambda head, losses: head.memory.t.zero_())
 
-    def test_a_memory_of_another_size(self, faulty):
+    def test_a_memory_of_another_size(self, faulty, method):
+        last = 0.9 if method == 'elr' else 0.5  # a second step with ELR
+
         def fault(head, losses):
-            if head.memory.t.sum() > 0.9:  # after the second step
+            if head.memory.t.sum() > last:
                 head.memory.t = head.memory.t[:, :-1]
 
         assert 'the memory is' in faulty(fault)
 
-    def test_other_parameter_names(self, monkeypatch):
+    def test_other_parameter_names(self, monkeypatch, method):
         right = ELRHead.__init__
 
         def wrong(self, **kwargs):
@@ -165,7 +212,68 @@ class TestTheCheckNoticesFaults:
             self.more = torch.nn.Linear(1, 1)
 
         monkeypatch.setattr(ELRHead, '__init__', wrong)
-        assert 'other weights' in take_steps(case_of(CIFAR)).elr
+        assert 'other weights' in verdict(method)
+
+
+class TestTheCheckNoticesFaultsOfCoTraining:
+    """Each fault is put into CoTrainingClassifier."""
+
+    @pytest.fixture
+    def faulty(self, monkeypatch):
+        def try_with(name, fault):
+            right = getattr(CoTrainingClassifier, name)
+            monkeypatch.setattr(CoTrainingClassifier, name, lambda model, *args: fault(model, right, *args))
+            return verdict('elr+')
+
+        return try_with
+
+    def test_a_network_that_takes_no_step(self, faulty):
+        def fault(model, right, data, wrappers):
+            return right(model, data, OptimWrapperDict(network1=wrappers['network1']))
+
+        assert 'network2' in faulty('train_step', fault)
+
+    def test_a_network_that_sees_images_as_they_were(self, faulty):
+        def fault(model, right, *args):
+            model.mixup = None
+            return right(model, *args)
+
+        assert 'loss_cls is' in faulty('_learn', fault)
+
+    def test_a_memory_that_nobody_fills(self, faulty):
+        def fault(model, right, name, *args):
+            t = right(model, name, *args)
+            if name == 'network2':
+                model.network2.head.memory.t.zero_()
+            return t
+
+        assert 'rows of the memory' in faulty('_teach', fault)
+
+    def test_a_gradient_in_an_average(self, faulty):
+        def fault(model, right, name, *args):
+            weight = model.average2.head.fc.weight
+            weight.grad = torch.zeros_like(weight)
+            return right(model, name, *args)
+
+        assert 'a gradient reached' in faulty('_learn', fault)
+
+    def test_an_average_that_is_its_network(self, faulty):
+        def fault(model, right, name, *args):
+            log = right(model, name, *args)
+            model.start_averages()
+            return log
+
+        assert 'still its weight average' in faulty('_learn', fault)
+
+    def test_an_average_that_stays_where_it_is(self, faulty):
+        assert 'does not follow' in faulty('update_average', lambda model, right, *args: None)
+
+    def test_a_prediction_by_one_network(self, faulty):
+        def fault(model, right, inputs):
+            scores = right(model, inputs)
+            return {**scores, 'ensemble': scores['network1']}
+
+        assert 'not by the mean' in faulty('scores', fault)
 
 
 class TestTool:
@@ -181,19 +289,22 @@ class TestTool:
 
     def test_what_cannot_be_read_is_told_apart(self, tool):
         clip = 'chinese_clip/cn-clip_resnet50_zeroshot-cls_cifar100.py'
-        cases, rows, outside = tool.read([CIFAR, clip, 'replknet/replknet-31B_32xb64_in1k.py'])
+        cases, rows, outside = tool.read([CIFAR, clip, 'replknet/replknet-31B_32xb64_in1k.py'], 'elr+')
         assert list(cases) == [CIFAR]
         assert not rows
         assert 'ChineseCLIP' in outside[clip]
         assert 'cannot read' in outside['replknet/replknet-31B_32xb64_in1k.py']
 
-    def test_report_names_every_failure(self, tool, tmp_path):
+    @pytest.mark.parametrize('method', ['elr', 'elr+'])
+    def test_report_names_every_failure(self, tool, tmp_path, method):
         ok = dict(own='ok', elr='ok', head='LinearClsHead', backbone='ResNet', own_side=224, side=64, loss=1.0)
         ok.update(loss_cls=1.0, same_as=None, augments=True, onehot=False, fewer_layers=True)
         refused = {**ok, 'own': 'NotImplementedError: no', 'elr': 'TypeError: neither', 'side': 224}
-        result = dict(stack=dict(torch='2'), seconds=60, outside={'c/c.py': 'none of ours'})
+        result = dict(method=method, side=64, stack=dict(torch='2'), seconds=60, outside={'c/c.py': 'none of ours'})
         result['configs'] = {'a/a.py': ok, 'b/b.py': refused}
         page = tool.report(result)
+        assert page.startswith(f'# {method.upper()} on the model zoo')
+        assert f"apply_method(cfg, '{method}')" in page
         assert '| `b/b` | NotImplementedError: no | TypeError: neither | – |' in page
         assert '`c/c`: none of ours' in page
         assert '| all | 2 | 1 | 1 |' in page
@@ -202,7 +313,10 @@ class TestTool:
         assert json.loads((tmp_path / 'zoo.json').read_text()) == result
 
 
-def test_the_report_in_the_repository_covers_this_zoo():
-    report = json.loads((Path(__file__).parents[1] / 'docs' / 'zoo_coverage.json').read_text())
+@pytest.mark.parametrize('path', sorted(DOCS.glob('zoo_coverage*.json')), ids=lambda path: path.stem)
+def test_the_reports_in_the_repository_cover_this_zoo(tool, path):
+    report = json.loads(path.read_text())
     assert set(report['configs']) | set(report['outside']) == set(zoo_configs())
     assert all(row['elr'] == 'ok' for row in report['configs'].values() if row['own'] == 'ok')
+    assert sum(row['own'] == 'ok' for row in report['configs'].values()) == 338  # all but the distilled ones
+    assert path.with_suffix('.md').read_text() == tool.report(report)

@@ -1,13 +1,15 @@
-"""Train one step of every image-classification config of the installed MMPretrain, with its own loss and with ELR.
+"""Train one step of every image-classification config of the installed MMPretrain, with its own loss and ELR or ELR+.
 
-Each config is converted with mmelr.apply_method(cfg, 'elr'), built, and trained on two synthetic images, see
-mmelr.analysis.zoo.take_steps. Nothing is downloaded. The result is docs/zoo_coverage.md, and in figures a JSON that is
-kept up to date while it runs: --resume goes on from there.
+Each config is converted with mmelr.apply_method(cfg, METHOD), built, and trained on two synthetic images, see
+mmelr.analysis.zoo.take_steps. Nothing is downloaded. The result is a page, docs/zoo_coverage.md for ELR and
+docs/zoo_coverage_elr_plus.md for ELR+, and in figures a JSON beside it that is kept up to date while it runs: --resume
+goes on from there, and writes the page anew when nothing is left to try.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import multiprocessing
@@ -26,20 +28,48 @@ import torch
 import mmelr
 from mmelr.analysis.zoo import Case, prepare, reason, take_steps, zoo_configs
 
+NAMES = {'elr': 'ELR', 'elr+': 'ELR+'}
+PAGES = {'elr': 'docs/zoo_coverage', 'elr+': 'docs/zoo_coverage_elr_plus'}
 STACK = ('torch', 'torchvision', 'mmengine', 'mmcv-lite', 'mmpretrain')
+# What is tried, and when it passes.
+CHECKS = {
+    'elr': (
+        "Each config is converted by `mmelr.apply_method(cfg, 'elr')` and built twice, with its own loss and with ELR, "
+        'from the same weights. Two synthetic images pass through the data preprocessor and `train_step`. ELR passes '
+        'if its `loss_cls` is the own loss {exact}, `loss_elr` is at most 0, all gradients are finite, the target '
+        'memory has a row for each sample and a column for each class and holds the averages of the visited samples '
+        'alone, a second step works, and the weights load in both directions.'
+    ),
+    'elr+': (
+        "Each config is converted by `mmelr.apply_method(cfg, 'elr+')` and built twice: with its own loss, and as a "
+        '`CoTrainingClassifier`, two networks and their two weight averages, the first network with the weights of the '
+        'own model. Two synthetic images pass through the data preprocessor and `train_step`, in which both networks '
+        'take a step. This differs from [the same for ELR](zoo_coverage.md) in that images and labels are mixed, by a '
+        'mixup of fixed ratio, for the own loss as well, and in that there is one step. ELR+ passes if the `loss_cls` '
+        'of the first network is the own loss {exact}, `loss_elr` of both is at most 0, all gradients of both are '
+        'finite and none reaches the averages, each target memory has a row for each sample and a column for each '
+        'class and holds the averages of the visited samples alone, `update_average` moves both averages, the '
+        'prediction is by the mean of the logits of both networks, and the weights of either load into the own model, '
+        'as those of the own model do into the first. With one network and without mixup ELR+ is ELR.'
+    ),
+}
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--method', choices=NAMES, default='elr', help='default: %(default)s')
     parser.add_argument('--only', metavar='TEXT', help='try the configs with TEXT in their name, and write no report')
     parser.add_argument('--side', type=int, default=128, help='image size to try first; default: %(default)s')
     parser.add_argument('--jobs', type=int, default=2, help='configs at a time; default: %(default)s')
     parser.add_argument('--timeout', type=float, default=600, help='seconds for one config; default: %(default)s')
-    parser.add_argument('--out', type=Path, default='docs/zoo_coverage.md', help='the report; default: %(default)s')
-    parser.add_argument('--json', type=Path, default='docs/zoo_coverage.json', help='default: %(default)s')
+    parser.add_argument('--out', type=Path, metavar='FILE.md', help='the page; default: see above')
+    parser.add_argument('--json', type=Path, metavar='FILE.json', help='default: beside the page')
     parser.add_argument('--resume', action='store_true', help='keep what the JSON holds already')
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.out = args.out or Path(PAGES[args.method]).with_suffix('.md')
+    args.json = args.json or args.out.with_suffix('.json')
+    return args
 
 
 def quiet() -> None:
@@ -54,8 +84,10 @@ def describe(case: Case, side: int) -> dict:
     quiet()
     row = _rounded(asdict(take_steps(case, side)))
     if 'distill' in row['own']:
-        heads = [{**model, 'head': {**model['head'], 'distillation': False}} for model in (case.own, case.elr)]
-        row['without_distillation'] = _rounded(asdict(take_steps(replace(case, own=heads[0], elr=heads[1]), side)))
+        case = copy.deepcopy(case)
+        for model in (case.own, case.elr.get('network', case.elr)):
+            model['head']['distillation'] = False
+        row['without_distillation'] = _rounded(asdict(take_steps(case, side)))
     return row
 
 
@@ -91,7 +123,7 @@ def _send(connection, case: Case, side: int) -> None:
     connection.send(describe(case, side))
 
 
-def read(names: list[str]) -> tuple[dict[str, Case], dict[str, dict], dict[str, str]]:
+def read(names: list[str], method: str) -> tuple[dict[str, Case], dict[str, dict], dict[str, str]]:
     """Read and convert the configs.
 
     Returns:
@@ -108,7 +140,7 @@ def read(names: list[str]) -> tuple[dict[str, Case], dict[str, dict], dict[str, 
             outside[name] = f'The model is a {cfg.model.type}, no ImageClassifier.'
             continue
         try:
-            cases[name] = prepare(cfg)
+            cases[name] = prepare(cfg, method)
         except Exception as error:
             rows[name] = dict(own='not tried', elr=reason(error), head=cfg.model.head.type, same_as=None)
     return cases, rows, outside
@@ -117,7 +149,7 @@ def read(names: list[str]) -> tuple[dict[str, Case], dict[str, dict], dict[str, 
 def run(args: argparse.Namespace, names: list[str], result: dict) -> None:
     """Fill ``result`` with a row for every config."""
     start, before = time.monotonic(), result['seconds']
-    cases, rows, result['outside'] = read(names)
+    cases, rows, result['outside'] = read(names, args.method)
     result['configs'].update(rows)
     same = defaultdict(list)
     for name, case in sorted(cases.items(), key=lambda item: item[1].side):
@@ -138,7 +170,8 @@ def run(args: argparse.Namespace, names: list[str], result: dict) -> None:
                 facts = dict(head=case.own['head']['type'], backbone=case.own['backbone']['type'], own_side=case.side)
                 facts.update(augments=case.augments, onehot=case.onehot, same_as=None if name == first else first)
                 result['configs'][name] = {**facts, **row}
-            verdict = 'ok' if row['own'] == row['elr'] == 'ok' else f'own: {row["own"]}; ELR: {row["elr"]}'
+            both = f'own: {row["own"]}; {NAMES[args.method]}: {row["elr"]}'
+            verdict = 'ok' if row['own'] == row['elr'] == 'ok' else both
             print(f'{done}/{len(names) - len(result["outside"])} {jobs[job][0]} {seconds:.0f} s {verdict}', flush=True)
             result['seconds'] = round(before + time.monotonic() - start)
             if not args.only:
@@ -162,30 +195,28 @@ def write_json(path: Path, result: dict) -> None:
 
 def report(result: dict) -> str:
     """The Markdown page."""
-    rows, outside = result['configs'], result['outside']
+    rows, outside, method = result['configs'], result['outside'], result['method']
+    name = NAMES[method]
     trained = {n: r for n, r in rows.items() if r['own'] == 'ok'}
     both = {n: r for n, r in trained.items() if r['elr'] == 'ok'}
     stack = ', '.join(f'{name} {number}' for name, number in result['stack'].items())
     exact = sum(r['loss'] == r['loss_cls'] for r in both.values())
+    exact = f'(relative difference below 1e-5; here all printed digits are the same in {exact} of {len(both)})'
     lines = [
-        '# ELR on the model zoo of MMPretrain',
+        f'# {name} on the model zoo of MMPretrain',
         '',
         f'Of the {len(rows) + len(outside)} image-classification configs in the model index of MMPretrain, {len(rows)} '
         f'train an `ImageClassifier`. **{len(trained)} of them take a training step with their own loss on this '
-        f'stack, and {len(both)} of these take an ELR step.**',
+        f'stack, and {len(both)} of these take an {name} step.**',
         '',
-        f'Written by `python tools/zoo_coverage.py` in {result["seconds"] / 60:.0f} minutes, with {stack}.',
+        f'Written by `python tools/zoo_coverage.py --method {method} --side {result["side"]}` in '
+        f'{result["seconds"] / 60:.0f} minutes, with {stack}.',
         '',
-        "Each config is converted by `mmelr.apply_method(cfg, 'elr')` and built twice, with its own loss and with ELR, "
-        'from the same weights. Two synthetic images pass through the data preprocessor and `train_step`. ELR passes '
-        'if its `loss_cls` is the own loss (relative difference below 1e-5; here all printed digits are the same in '
-        f'{exact} of {len(both)}), `loss_elr` is at most 0, all gradients are finite, the target memory has a row for '
-        'each sample and a column for each class and holds the averages of the visited samples alone, a second step '
-        'works, and the weights load in both directions. Configs that share network and input size are tried once: '
+        f'{CHECKS[method].format(exact=exact)} Configs that share network and input size are tried once: '
         f'{sum(r["same_as"] is None for r in rows.values())} networks. Layers have the initialisation that their '
         'constructors give them; nothing is downloaded.',
         '',
-        '| head | configs | own loss | ELR |',
+        f'| head | configs | own loss | {name} |',
         '| --- | --- | --- | --- |',
     ]
     for head, number in Counter(r['head'] for r in rows.values()).most_common():
@@ -193,10 +224,10 @@ def report(result: dict) -> str:
         lines.append(f'| `{head}` | {number} | {own} | {elr} |')
     lines += [f'| all | {len(rows)} | {len(trained)} | {len(both)} |', '', '## Failures', '']
     failed = _grouped(
-        {n: (r['own'], r['elr'], _second_try(r)) for n, r in rows.items() if not r['own'] == r['elr'] == 'ok'}
+        {n: (r['own'], r['elr'], _second_try(r, name)) for n, r in rows.items() if not r['own'] == r['elr'] == 'ok'}
     )
     if failed:
-        lines += ['| configs | own loss | ELR | with `head.distillation=False` |', '| --- | --- | --- | --- |']
+        lines += [f'| configs | own loss | {name} | with `head.distillation=False` |', '| --- | --- | --- | --- |']
     lines += [f'| {_names(names)} | {" | ".join(what)} |' for what, names in failed] or ['None.']
     lines += ['', 'Not counted, because they are no `ImageClassifier` configs that MMPretrain can read:', '']
     lines += [f'- {_names(names)}: {what}' for what, names in _grouped(outside)]
@@ -209,7 +240,7 @@ def report(result: dict) -> str:
         'removed for both losses. The one-hot labels that they bring were kept (`data_preprocessor.to_onehot=True`) '
         f'with binary cross entropy, which needs them: {_names(onehot)}.',
         '',
-        '**Depth.** Fewer layers, at most three a stage, so that two copies and the gradients fit into memory: '
+        '**Depth.** Fewer layers, at most three a stage, so that the copies and the gradients fit into memory: '
         + (_names([n for n, r in rows.items() if r.get('fewer_layers')]) or 'none')
         + '.',
         '',
@@ -237,9 +268,9 @@ def _names(names: list[str]) -> str:
     return ', '.join(f'`{name.removesuffix(".py")}`' for name in sorted(names))
 
 
-def _second_try(row: dict) -> str:
+def _second_try(row: dict, name: str) -> str:
     second = row.get('without_distillation')
-    return f'own loss: {second["own"]}; ELR: {second["elr"]}' if second else '–'
+    return f'own loss: {second["own"]}; {name}: {second["elr"]}' if second else '–'
 
 
 def main() -> None:
@@ -249,11 +280,13 @@ def main() -> None:
     names = [name for name in zoo_configs() if not args.only or args.only in name]
     if not names:
         sys.exit(f'No image-classification config of MMPretrain has {args.only!r} in its name.')
-    result = dict(stack={name: version(name) for name in STACK}, seconds=0, outside={}, configs={})
+    stack = {name: version(name) for name in STACK}
+    result = dict(method=args.method, side=args.side, stack=stack, seconds=0, outside={}, configs={})
     if args.resume and args.json.is_file():
         saved = json.loads(args.json.read_text())
-        if saved['stack'] != result['stack']:
-            sys.exit(f'{args.json} is of another stack, {saved["stack"]}. Leave out --resume to start anew.')
+        for key in ('method', 'side', 'stack'):
+            if saved[key] != result[key]:
+                sys.exit(f'{args.json} is of another {key}, {saved[key]}. Leave out --resume to start anew.')
         result = saved
     run(args, names, result)
     if not args.only:
@@ -263,7 +296,7 @@ def main() -> None:
     trained = [row for row in rows if row['own'] == 'ok']
     print(
         f'{len(rows)} configs, {len(trained)} train with their own loss, {sum(r["elr"] == "ok" for r in trained)} '
-        'of these with ELR.'
+        f'of these with {NAMES[args.method]}.'
     )
     sys.exit(any(row['elr'] != 'ok' for row in trained))
 

@@ -1,4 +1,4 @@
-"""Does ELR take a training step wherever a classifier's own loss does? One config of MMPretrain's model zoo at a time.
+"""Do ELR and ELR+ take a training step wherever a classifier's own loss does? One config of MMPretrain's zoo at a time.
 
 ``tools/zoo_coverage.py`` asks it of every image-classification config of the installed MMPretrain.
 """
@@ -16,35 +16,42 @@ import numpy as np
 import torch
 import yaml
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmpretrain.models import ImageClassifier
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import BATCH_AUGMENTS, MODELS
 from mmpretrain.structures import DataSample
+from torch import nn
 
 from ..apis import apply_method
+from ..models import CoTrainingClassifier, ELRMixup
+from ..models.mixup import Pairing
 
 __all__ = ['Case', 'Outcome', 'prepare', 'reason', 'take_steps', 'zoo_configs']
 
 # Two samples, the least that BatchNorm takes over 1x1 maps, of a training set of five.
 _SAMPLE_IDX, _NUM_SAMPLES = (4, 1), 5
-# Layers kept, per stage, where two copies of the network, gradients and activations would need more than 8 GB: in the
-# largest architectures, and in those of any size that take no smaller images than this.
-_HUGE, _LARGE, _LAYERS = ('eva-g', 'h', 'huge'), 384, 3
+# Layers kept, per stage, in networks that would need more bytes than this: for the own model, the method's (with ELR+
+# two networks and two averages) and one set of gradients. Also in those that take no smaller images than this.
+_LAYERS, _BYTES, _LARGE = 3, 7e9, 384
+_COPIES = {'elr': 3, 'elr+': 6}
 
 
 @dataclass
 class Case:
-    """A config of the zoo, ready to be built with its own loss and with ELR.
+    """A config of the zoo, ready to be built with its own loss and with ELR or ELR+.
 
     Attributes:
-        own (dict): The model as the config has it, without batch augments.
-        elr (dict): The same model after ``apply_method(cfg, 'elr')``.
+        method (str): ``'elr'`` or ``'elr+'``.
+        own (dict): The model as the config has it, without its batch augments; for ELR+ :class:`FixedMixup` is the one
+            batch augment.
+        elr (dict): The same model after ``apply_method(cfg, method)``, for ELR+ with that mixup.
         side (int): Height and width of the config's training images.
         num_classes (int): Its classes.
         augments (bool): Batch augments that mix labels, which ELR refuses, were removed.
         onehot (bool): The one-hot labels that these bring were kept, because the own loss needs them.
     """
 
+    method: str
     own: dict
     elr: dict
     side: int
@@ -59,19 +66,19 @@ class Outcome:
 
     Attributes:
         own (str): ``'ok'``, or why a step with the own loss fails.
-        elr (str): ``'ok'``, or why the steps with ELR fail.
+        elr (str): ``'ok'``, or why the steps with ELR or ELR+ fail.
         side (int): Height and width of the images it was tried on.
         fewer_layers (bool): Layers were left out.
         parameters (int): Of the network that was tried.
         loss (float, optional): The own loss.
-        loss_cls (float, optional): ELR's first term on the same batch, from the same weights.
-        loss_elr (tuple[float], optional): ELR's second term in both steps.
+        loss_cls (float, optional): ELR's first term on the same batch, from the same weights; ELR+'s of network 1.
+        loss_elr (tuple[float], optional): ELR's second term in both steps, ELR+'s of both networks.
     """
 
     own: str
     elr: str
     side: int
-    fewer_layers: bool
+    fewer_layers: bool = False
     parameters: int = 0
     loss: float | None = None
     loss_cls: float | None = None
@@ -90,11 +97,25 @@ def zoo_configs() -> list[str]:
     return list(names)
 
 
-def prepare(cfg: Config) -> Case:
+@BATCH_AUGMENTS.register_module()
+class FixedMixup(ELRMixup):
+    """Mixes a quarter of the neighbour into each sample, and starts the random numbers (dropout, ...) anew.
+
+    So the own loss and both networks of ELR+ see one and the same batch, whatever was drawn before.
+    """
+
+    def draw(self, batch_size: int) -> Pairing:
+        """The pairing of a batch of this size."""
+        _seed()
+        return Pairing(0.75, torch.arange(batch_size).roll(1))
+
+
+def prepare(cfg: Config, method: str = 'elr') -> Case:
     """Convert a config with an ``ImageClassifier``, as a user would.
 
     Args:
         cfg (Config): The config, which stays as it is.
+        method (str): ``'elr'`` or ``'elr+'``. Defaults to ``'elr'``.
 
     Returns:
         Case: The model with both losses.
@@ -109,17 +130,25 @@ def prepare(cfg: Config) -> Case:
     if onehot:
         model.data_preprocessor.to_onehot = True
     num_classes = next(part.num_classes for part in (model.data_preprocessor, model.head) if part.get('num_classes'))
-    elr = apply_method(cfg, 'elr').model.to_dict()
-    return Case(model.to_dict(), elr, _side(cfg), num_classes, augments, onehot)
+    own, elr = model.to_dict(), apply_method(cfg, method).model.to_dict()
+    if method == 'elr+':
+        elr['mixup'] = dict(type='FixedMixup')
+        own['data_preprocessor'].update(batch_augments=dict(augments=elr['mixup']), num_classes=num_classes)
+    return Case(method, own, elr, _side(cfg), num_classes, augments, onehot)
 
 
 def take_steps(case: Case, side: int | None = None) -> Outcome:
-    """Train one step with the own loss, and from the same weights on the same batch two with ELR.
+    """Train one step with the own loss, and from the same weights on the same batch two with ELR, or one with ELR+.
 
     Synthetic uint8 images go through the model's data preprocessor and MMEngine's ``train_step``. ELR passes if its
     first term is the own loss, its second term is at most 0, every gradient is finite, the target memory has the right
     size and holds the averages of the batch's samples and of no others, and its weights have the names, shapes and
     values of the own model's when they are loaded in either direction.
+
+    ELR+ passes if all this holds for both of its networks (network 1 alone starts from the own model's weights, so
+    only its first term is compared, under the same mixup), if no gradient reaches the weight averages, the step takes
+    each network away from its average, ``update_average`` with γ = 0 makes them equal again, and if the prediction is
+    by the mean of both networks' logits.
 
     Args:
         case (Case): What to try.
@@ -130,14 +159,18 @@ def take_steps(case: Case, side: int | None = None) -> Outcome:
         Outcome: What happened.
     """
     for tried in [side, case.side] if side is not None and side < case.side else [case.side]:
-        layers = _fewer_layers(case.own['backbone'], tried)
-        outcome = Outcome('ok', 'ok', tried, layers is not None)
+        layers = _fewer_layers(case.own['backbone']) if tried >= _LARGE else None
+        outcome = Outcome('ok', 'ok', tried)
         own = elr = None
         try:
             own = _build(case, case.own, tried, layers)
-            outcome.parameters = sum(p.numel() for p in own.parameters())
+            if layers is None and _size(own) * 4 * _COPIES[case.method] > _BYTES:
+                layers = _fewer_layers(case.own['backbone'])
+                own = own if layers is None else _build(case, case.own, tried, layers)
+            outcome.fewer_layers = layers is not None
+            outcome.parameters = _size(own)
             elr = _build(case, case.elr, tried, layers)
-            _load(elr, own)
+            _load(_networks(elr)[0], own)
         except Exception as error:  # whatever it is, it is the finding
             outcome.elr = reason(error)
             if own is None:
@@ -152,7 +185,8 @@ def take_steps(case: Case, side: int | None = None) -> Outcome:
     if outcome.elr == 'ok':
         try:
             _elr_steps(elr, case, outcome)
-            _load(own, elr)
+            for network in _networks(elr):
+                _load(own, network)
         except Exception as error:
             outcome.elr = reason(error)
     return outcome
@@ -164,18 +198,60 @@ def reason(error: Exception) -> str:
     return f'{type(error).__name__}: {text}'[:240]
 
 
-def _elr_steps(model: ImageClassifier, case: Case, outcome: Outcome) -> None:
-    first = _step(model, case, outcome.side)
-    outcome.loss_cls = first['loss_cls']
-    outcome.loss_elr = first['loss_elr'], _step(model, case, outcome.side)['loss_elr']
+def _elr_steps(model: nn.Module, case: Case, outcome: Outcome) -> None:
+    if case.method == 'elr+':
+        model.start_averages()
+        losses = _step(model, case, outcome.side)
+        terms = [(losses[f'{name}.loss_cls'], losses[f'{name}.loss_elr']) for name in model.network_names]
+    else:
+        steps = [_step(model, case, outcome.side) for _ in range(2)]
+        terms = [(losses['loss_cls'], losses['loss_elr']) for losses in steps]
+    outcome.loss_cls, outcome.loss_elr = terms[0][0], tuple(loss_elr for _, loss_elr in terms)
     same = outcome.loss is None or np.isclose(outcome.loss_cls, outcome.loss, rtol=1e-5)
     _expect(same, f'loss_cls is {outcome.loss_cls}, the own loss {outcome.loss}')
     _expect(max(outcome.loss_elr) <= 0, f'loss_elr is {outcome.loss_elr}')
-    t = model.head.memory.t
-    _expect(t.shape == (_NUM_SAMPLES, case.num_classes), f'the memory is {tuple(t.shape)}')
-    sums = torch.zeros(_NUM_SAMPLES)
-    sums[list(_SAMPLE_IDX)] = 1 - model.head.beta**2  # after two visits
-    _expect(torch.allclose(t.sum(dim=1), sums, atol=1e-5), f'rows of the memory sum to {t.sum(dim=1).tolist()}')
+    for network in _networks(model):
+        t = network.head.memory.t
+        _expect(t.shape == (_NUM_SAMPLES, case.num_classes), f'the memory is {tuple(t.shape)}')
+        sums = torch.zeros(_NUM_SAMPLES)
+        sums[list(_SAMPLE_IDX)] = 1 - network.head.beta ** (1 if case.method == 'elr+' else 2)  # by number of visits
+        _expect(torch.allclose(t.sum(dim=1), sums, atol=1e-5), f'rows of the memory sum to {t.sum(dim=1).tolist()}')
+    if case.method == 'elr+':
+        _check_averages(model)
+        _check_prediction(model, case, outcome.side)
+
+
+def _check_averages(model: CoTrainingClassifier) -> None:
+    for name, network, average in zip(model.network_names, model.networks, model.averages, strict=True):
+        pairs = list(zip(network.parameters(), average.parameters(), strict=True))
+        _expect(all(a.grad is None for _, a in pairs), f'a gradient reached the weight average of {name}')
+        _expect(not all(torch.equal(*pair) for pair in pairs), f'after its step {name} is still its weight average')
+        model.update_average(name, 0)
+        _expect(all(torch.equal(*pair) for pair in pairs), f'the weight average of {name} does not follow it')
+
+
+@torch.no_grad()
+def _check_prediction(model: CoTrainingClassifier, case: Case, side: int) -> None:
+    model.eval()
+    data = model.data_preprocessor(_batch(case, side), False)
+    logits = []
+    for network in model.networks:
+        feats = network.extract_feat(data['inputs'])
+        branches = network.head(feats)
+        logits.append(sum(branches) if isinstance(branches, tuple) else branches)
+        alone = _scores(network.head.predict(feats))
+        _expect(torch.allclose(alone, logits[-1].softmax(dim=1)), 'a network does not predict by its logits')
+    expected = (sum(logits) / len(logits)).softmax(dim=1)
+    found = _scores(model(**data, mode='predict'))
+    _expect(torch.allclose(found, expected, rtol=1e-4), 'the prediction is not by the mean of the logits')
+
+
+def _scores(samples: list[DataSample]) -> torch.Tensor:
+    return torch.stack([sample.pred_score for sample in samples])
+
+
+def _networks(model: nn.Module) -> list[ImageClassifier]:
+    return model.networks if isinstance(model, CoTrainingClassifier) else [model]
 
 
 def _load(target: ImageClassifier, source: ImageClassifier) -> None:
@@ -200,26 +276,39 @@ class _CheckedSGD(torch.optim.SGD):
         return super().step(closure)
 
 
-def _step(model: ImageClassifier, case: Case, side: int) -> dict[str, float]:
-    """MMEngine's training step. The same images, labels and random numbers (dropout, ...) each time."""
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    samples = [
-        DataSample(metainfo=dict(sample_idx=idx, num_samples=_NUM_SAMPLES)).set_gt_label(label)
-        for idx, label in zip(_SAMPLE_IDX, torch.randint(case.num_classes, (len(_SAMPLE_IDX),)).tolist(), strict=True)
-    ]
-    inputs = [torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in samples]
-    optimizer = _CheckedSGD([p for p in model.parameters() if p.requires_grad], lr=1e-6, foreach=False)
-    losses = model.train_step(dict(inputs=inputs, data_samples=samples), OptimWrapper(optimizer))
-    losses = {name: value.item() for name, value in losses.items()}
+def _step(model: nn.Module, case: Case, side: int) -> dict[str, float]:
+    """MMEngine's training step. The same images, labels and random numbers each time."""
+    if isinstance(model, CoTrainingClassifier):
+        wrapper = OptimWrapperDict(**{name: _wrapper(getattr(model, name)) for name in model.network_names})
+    else:
+        wrapper = _wrapper(model)
+    losses = {name: value.item() for name, value in model.train_step(_batch(case, side), wrapper).items()}
     _expect(np.isfinite(list(losses.values())).all(), f'the loss is {losses}')
     return losses
 
 
-def _build(case: Case, model: dict, side: int, layers: dict | None) -> ImageClassifier:
+def _wrapper(network: ImageClassifier) -> OptimWrapper:
+    return OptimWrapper(_CheckedSGD([p for p in network.parameters() if p.requires_grad], lr=1e-6, foreach=False))
+
+
+def _batch(case: Case, side: int) -> dict:
+    _seed()
+    samples = [
+        DataSample(metainfo=dict(sample_idx=idx, num_samples=_NUM_SAMPLES)).set_gt_label(label)
+        for idx, label in zip(_SAMPLE_IDX, torch.randint(case.num_classes, (len(_SAMPLE_IDX),)).tolist(), strict=True)
+    ]
+    return dict(inputs=[torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in samples], data_samples=samples)
+
+
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def _build(case: Case, model: dict, side: int, layers: dict | None) -> nn.Module:
     model = copy.deepcopy(model)
-    backbone = model['backbone']
+    backbone = model.get('network', model)['backbone']
     if layers is not None:
         backbone['arch'] = layers
     made_for = signature(MODELS.get(backbone['type'])).parameters.get('img_size')
@@ -242,15 +331,20 @@ def _side(cfg: Config) -> int:
     return 224
 
 
-def _fewer_layers(backbone: dict, side: int) -> dict | None:
-    """The architecture with fewer layers, if the network is huge or must be tried on large images."""
+def _size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _fewer_layers(backbone: dict) -> dict | None:
+    """The architecture with fewer layers, if it says how many there are."""
     kind, name = MODELS.get(backbone['type']), backbone.get('arch')
     table = getattr(kind, 'arch_zoo', None) or getattr(kind, 'arch_settings', {})
     arch = table.get(name) if isinstance(name, str) else None
-    if arch is None or (name not in _HUGE and side < _LARGE):
+    if not isinstance(arch, dict):
         return None
-    if 'depths' in arch:
-        return {**arch, 'depths': [min(depth, _LAYERS) for depth in arch['depths']]}
+    for key in ('depths', 'layers'):
+        if key in arch:
+            return {**arch, key: [min(depth, _LAYERS) for depth in arch[key]]}
     return {**arch, 'num_layers': _LAYERS} if 'num_layers' in arch else None
 
 

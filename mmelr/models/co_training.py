@@ -95,7 +95,7 @@ class CoTrainingClassifier(BaseClassifier):
         augments = network.pop('train_cfg', None) or train_cfg
         if augments:
             preprocessor.setdefault('batch_augments', augments)
-        super().__init__(data_preprocessor=preprocessor)
+        super().__init__(data_preprocessor=MODELS.build(preprocessor))
 
         self.network_names = tuple(f'network{k + 1}' for k in range(num_networks))
         self.average_names = tuple(f'average{k + 1}' for k in range(num_networks * (teacher == 'average')))
@@ -221,7 +221,7 @@ class CoTrainingClassifier(BaseClassifier):
         """
         average, network, *buffers = self._weights_of(name)
         torch._foreach_lerp_(average, network, 1 - gamma)
-        if self.batch_norm == 'copy':
+        if self.batch_norm == 'copy' and buffers[0]:
             torch._foreach_copy_(*buffers)
 
     @torch.no_grad()
@@ -230,7 +230,8 @@ class CoTrainingClassifier(BaseClassifier):
         for name in self.network_names[: len(self.average_names)]:
             average, network, *buffers = self._weights_of(name)
             torch._foreach_copy_(average, network)
-            torch._foreach_copy_(*buffers)
+            if buffers[0]:  # a ViT has none
+                torch._foreach_copy_(*buffers)
 
     def _weights_of(self, name: str) -> tuple[list[Tensor], ...]:
         """Parameters of a weight average and of its network, then their buffers; found once, used in every step."""
