@@ -14,7 +14,7 @@ demo: $(READY)
 	$(PY) tools/demo.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow

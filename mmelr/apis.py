@@ -65,7 +65,9 @@ def load_config(path: str) -> Config:
     return Config.fromfile(str(file))
 
 
-def apply_method(cfg: Config | str, method: str | None = None, noise: str | dict | None = None, **options) -> Config:
+def apply_method(
+    cfg: Config | dict | str, method: str | None = None, noise: str | dict | None = None, **options
+) -> Config:
     """Turn the config of any single-label classifier into one that trains it with a given method.
 
     The training dataset is wrapped in ``NoisyLabelDataset``, the head becomes the method's, and mmelr's hooks are
@@ -74,7 +76,8 @@ def apply_method(cfg: Config | str, method: str | None = None, noise: str | dict
     another one replaces that; applying it to one of the same changes the options given.
 
     Args:
-        cfg (Config | str): A training config with an ``ImageClassifier``, or the name of one for :func:`load_config`.
+        cfg (Config | dict | str): A training config with an ``ImageClassifier``, or the name of one for
+            :func:`load_config`.
         method (str, optional): ``'ce'``, the head's own loss, ``'elr'`` or ``'elr+'``. None keeps the method.
         noise (str | dict, optional): Noise to put on the training labels: a dict, or text as on the command line
             (``'symmetric:0.4'``, see :func:`mmelr.noise.parse_noise`). None keeps what the config says, which is
@@ -91,6 +94,7 @@ def apply_method(cfg: Config | str, method: str | None = None, noise: str | dict
         TypeError: A model or head that the method makes no sense for, or an unknown option.
     """
     cfg = load_config(cfg) if isinstance(cfg, (str, Path)) else copy.deepcopy(cfg)
+    cfg = Config(cfg) if isinstance(cfg, dict) else cfg
     if method not in (*METHODS, None):
         raise ValueError(f'Unknown method {method!r}; known are {", ".join(METHODS)}.')
     known = _OPTIONS.get(method, ())
@@ -154,16 +158,19 @@ def _co_training(cfg: Config) -> None:
     network = cfg.model
     shared = {key: network.pop(key) for key in ('data_preprocessor', 'train_cfg') if key in network}
     cfg.model = ConfigDict(type='CoTrainingClassifier', network=network, **shared)
-    loop = dict(cfg.train_cfg)
+    loop = dict(cfg.get('train_cfg') or {})
     if not loop.pop('by_epoch', loop.get('type') in (None, 'EpochBasedTrainLoop')) or 'max_epochs' not in loop:
         raise TypeError(
-            f'ELR+ trains for a number of epochs, this config has train_cfg={dict(cfg.train_cfg)}. Set '
+            f'ELR+ trains for a number of epochs, this config has train_cfg={cfg.get("train_cfg")}. Set '
             'train_cfg=dict(by_epoch=True, max_epochs=...), and the schedule with it.'
         )
     cfg.train_cfg = ConfigDict(loop, type='CoTrainingRunner')
     for key in ('val_evaluator', 'test_evaluator'):
-        if cfg.get(key) is not None and 'metrics' not in cfg[key]:
-            cfg[key] = ConfigDict(type='MemberEvaluator', metrics=cfg[key])
+        if cfg.get(key) is None:
+            continue
+        evaluator = cfg[key] if isinstance(cfg[key], dict) and 'metrics' in cfg[key] else dict(metrics=cfg[key])
+        if evaluator.get('type', 'Evaluator') == 'Evaluator':  # one of another type has its own idea of metrics
+            cfg[key] = ConfigDict(type='MemberEvaluator', metrics=evaluator['metrics'])
 
 
 def _single_network(cfg: Config) -> None:

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmengine
 import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from mmengine.registry import EVALUATOR
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS, MODELS, OPTIM_WRAPPERS
 from runs import ROOT, digits_config, train
@@ -310,16 +312,92 @@ def test_published_members_predict_as_in_the_run(tmp_path):
 @pytest.mark.parametrize(
     'changes, words',
     [
-        ({'train_cfg.schedule': 'alternate'}, "run with schedule='joint', this one has schedule='alternate'"),
-        ({'train_dataloader.batch_size': 32}, 'stands at epoch 1, iteration 2, which does not fit passes of 4'),
+        ({'train_cfg.schedule': 'alternate'}, "schedule='joint'.*schedule='alternate'"),
+        ({'train_dataloader.batch_size': 32}, 'iterations_of_a_pass=2.*iterations_of_a_pass=4'),
+        ({'train_dataloader.batch_size': 128}, 'iterations_of_a_pass=2.*iterations_of_a_pass=1'),
+        ({'model.num_networks': 1}, 'num_networks=2.*num_networks=1'),
+        ({'model.teacher': 'network'}, "teacher='average'.*teacher='network'"),
     ],
 )
-def test_run_of_another_schedule_is_not_resumed(tmp_path, changes, words):
+def test_run_of_another_kind_is_not_resumed(tmp_path, changes, words):
     train(config(tmp_path, epochs=1))
     saved = (tmp_path / 'epoch_1.pth').read_bytes()
     with pytest.raises(mmelr.engine.ResumeRefused, match=words):
         train(config(tmp_path, epochs=2, resume=True, **changes))
     assert (tmp_path / 'epoch_1.pth').read_bytes() == saved
+
+
+def test_single_network_and_pair_do_not_resume_each_other(tmp_path):
+    for name, other in (('elr_digits', 'elr_plus_digits'), ('elr_plus_digits', 'elr_digits')):
+        work_dir = tmp_path / name
+        train(digits_config(work_dir, name))
+        cfg = digits_config(work_dir, other, epochs=2)
+        cfg.resume = True
+        with pytest.raises(mmelr.engine.ResumeRefused, match='a single network.*CoTraining|CoTraining.*a single net'):
+            train(cfg)
+    cfg = digits_config(tmp_path / 'start', 'elr_digits')
+    cfg.load_from = str(tmp_path / 'elr_plus_digits' / 'epoch_1.pth')
+    with pytest.raises(ValueError, match='--member network1'):
+        train(cfg)
+
+
+@pytest.mark.parametrize('teacher', ['average', 'network'])
+def test_works_beside_emahook_of_mmengine(tmp_path, teacher):
+    def with_ema(name, epochs, **changes):
+        cfg = config(tmp_path / name, epochs=epochs, **{'model.teacher': teacher}, **changes)
+        cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1), *cfg.custom_hooks]
+        return cfg
+
+    train(with_ema('whole', 2))
+    train(with_ema('parts', 1))
+    train(with_ema('parts', 2, resume=True))
+    whole, parts = (checkpoint(tmp_path / name, 'epoch_2') for name in ('whole', 'parts'))
+    assert_same_run(whole, parts)
+    for key, value in whole['ema_state_dict'].items():
+        assert torch.equal(value, parts['ema_state_dict'][key]), key
+    assert whole['state_dict']['network2.head.memory.t'].any()
+
+
+def test_test_time_augmentation_reports_the_ensemble_alone(tmp_path):
+    runner = train(config(tmp_path, epochs=1))
+    evaluator = EVALUATOR.build(dict(type='MemberEvaluator', metrics=[
+        dict(type='Accuracy'), dict(type='DumpResults', out_file_path=str(tmp_path / 'out.pkl'))
+    ]))  # fmt: skip
+    evaluator.dataset_meta = runner.val_dataloader.dataset.metainfo
+    with torch.no_grad():
+        for batch in runner.val_dataloader:
+            outputs = runner.model.eval().val_step(batch)
+            evaluator.process(outputs, batch)
+    assert 'average2/accuracy/top1' in evaluator.evaluate(32)
+    dumped = mmengine.load(tmp_path / 'out.pkl')
+    assert torch.equal(dumped[0]['pred_score'], outputs[0].pred_score), 'the ensemble, not its last member'
+    views = [[sample.clone() for sample in outputs]]  # predictions are written into the samples of the batch
+    views.append(runner.model.val_step({**batch, 'inputs': batch['inputs'].flip(-1)}))
+    tta = MODELS.build(dict(type='AverageClsScoreTTA', module=runner.model))
+    evaluator = EVALUATOR.build(dict(type='MemberEvaluator', metrics=dict(type='Accuracy')))
+    evaluator.process(tta.merge_preds(list(zip(*views, strict=True))), batch)
+    assert set(evaluator.evaluate(32)) == {'accuracy/top1'}
+
+
+def test_mixing_twice_is_refused(tmp_path):
+    cfg = config(tmp_path, epochs=1)
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'NoiseRecordHook']
+    cfg.model.train_cfg = dict(augments=dict(type='Mixup', alpha=1.0))
+    with pytest.raises(RuntimeError, match='mixed the labels before ELRHead saw them'):
+        train(cfg)
+
+
+def test_published_network_of_our_own_backbone_says_what_it_needs(tmp_path):
+    cfg = config(tmp_path / 'run', epochs=1)
+    cfg.model.network.backbone = dict(type='PreActResNet', depth=18, in_channels=1, base_channels=4)
+    cfg.model.network.head.in_channels = 32
+    train(cfg)
+    cfg.dump(tmp_path / 'config.py')
+    command = [sys.executable, 'tools/publish_model.py', tmp_path / 'run' / 'epoch_1.pth', tmp_path / 'out.pth']
+    command += ['--member', 'network1', '--config', tmp_path / 'config.py']
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    written = mmelr.load_config(tmp_path / 'out.py')
+    assert written.custom_imports.imports == ['mmelr'] and written.model.type == 'ImageClassifier'
 
 
 def test_several_processes_are_refused_for_now(tmp_path):

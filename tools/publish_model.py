@@ -6,6 +6,8 @@ without mmelr:
 
     ImageClassificationInferencer('OUT.py', pretrained='OUT-<hash>.pth')
 
+(unless the network itself is mmelr's, as PreActResNet is).
+
 Of an ELR+ run --member chooses one network (network1, network2), or its weight average (average1, average2): a plain
 classifier as well. The default of a run with two networks, ensemble, keeps both; their mean is the prediction, and
 mmelr must be installed where it is used.
@@ -35,6 +37,16 @@ def members(cfg) -> list[str]:
     return ['ensemble'] * (len(numbers) > 1) + [f'network{k}' for k in numbers] + averages
 
 
+def needs_mmelr(part) -> bool:
+    """Whether a part of a model is mmelr's own."""
+    from mmpretrain.registry import MODELS
+
+    if isinstance(part, dict):
+        kind = MODELS.get(part['type']) if isinstance(part.get('type'), str) else None
+        return getattr(kind, '__module__', '').startswith('mmelr.') or any(map(needs_mmelr, part.values()))
+    return isinstance(part, (list, tuple)) and any(map(needs_mmelr, part))
+
+
 def plain_config(cfg, member: str | None):
     """What inference needs of a run's config, with the head that ELRHead stood in for."""
     from mmengine.config import Config
@@ -47,7 +59,7 @@ def plain_config(cfg, member: str | None):
         shared = {'data_preprocessor': model.pop('data_preprocessor')} if 'data_preprocessor' in model else {}
         model = dict(type='CoTrainingClassifier', network=model, teacher='network', **shared)
     parts = dict(model=model, default_scope='mmpretrain')
-    others = [name for name in cfg.custom_imports['imports'] if name != 'mmelr' or member == 'ensemble']
+    others = [name for name in cfg.custom_imports['imports'] if name != 'mmelr' or needs_mmelr(model)]
     if others:
         parts['custom_imports'] = dict(cfg.custom_imports, imports=others)
     for key in ('data_preprocessor', 'test_dataloader', 'test_evaluator'):

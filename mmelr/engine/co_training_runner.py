@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from ..models import CoTrainingClassifier
 from .elr_ema_hook import ELREMAHook
-from .noise_record_hook import ResumeRefused
 from .utils import bare_model
 
 __all__ = ['CoTrainingRunner', 'check_schedule']
@@ -114,6 +113,17 @@ class CoTrainingRunner(EpochBasedTrainLoop):
         """int: Number of the present pass over the data, from 0; an epoch has one, or one for each network."""
         return self._epoch * len(self._turns) + self._turn
 
+    @property
+    def identity(self) -> dict:
+        """dict: What a checkpoint must have in common with a run that resumes from it."""
+        model = bare_model(self.runner)
+        return dict(
+            num_networks=len(self._names),
+            teacher=model.teacher,
+            schedule=self.schedule,
+            iterations_of_a_pass=len(self.dataloader),
+        )
+
     def run(self) -> CoTrainingClassifier:
         """Launch training."""
         model = bare_model(self.runner)
@@ -122,14 +132,7 @@ class CoTrainingRunner(EpochBasedTrainLoop):
                 "The teacher is a weight average, but nothing keeps one. Add dict(type='ELREMAHook', gamma=0.997) to "
                 "custom_hooks, or set teacher='network'."
             )
-        hub, length = self.runner.message_hub, len(self.dataloader)
-        earlier = hub.get_info('co_training_schedule', self.schedule)
-        if earlier != self.schedule:
-            raise ResumeRefused(
-                f"Cannot resume: the checkpoint is of a run with schedule='{earlier}', this one has "
-                f"schedule='{self.schedule}'. Set train_cfg.schedule={earlier}, or take another work directory."
-            )
-        hub.update_info('co_training_schedule', self.schedule)
+        length = len(self.dataloader)
         passes = self._iter // length  # by all turns together
         for k, name in enumerate(self._names):
             done = passes if len(self._turns) == 1 else (passes + len(self._turns) - 1 - k) // len(self._turns)
@@ -161,12 +164,6 @@ class CoTrainingRunner(EpochBasedTrainLoop):
     def _resumed_turn(self) -> int:
         """The turn to go on with: 0, unless a checkpoint was written between the turns of this epoch."""
         turn, rest = divmod(self._iter - self._epoch * len(self._turns) * len(self.dataloader), len(self.dataloader))
-        if not 0 <= turn * len(self.dataloader) + rest <= len(self._turns) * len(self.dataloader):
-            raise ResumeRefused(
-                f'Cannot resume: the checkpoint stands at epoch {self._epoch}, iteration {self._iter}, which does not '
-                f'fit passes of {len(self.dataloader)} iterations. Take the batch size and number of samples of that '
-                'run, or another work directory.'
-            )
         if rest:
             self.runner.logger.warning(
                 f'The checkpoint was written {rest} iterations into a pass over the data. That pass is run again '

@@ -69,8 +69,8 @@ class ELREMAHook(Hook):
             return min(1 - 1 / (step + 1), self.gamma)
         return self.gamma * sigmoid_ramp_up(step + 1, self.ramp_up)
 
-    def before_run(self, runner: Runner) -> None:
-        """Check the model, before any time is spent."""
+    def before_train(self, runner: Runner) -> None:
+        """A run that starts, starts its averages; a resumed one has them."""
         model = bare_model(runner)
         if not isinstance(model, CoTrainingClassifier):
             raise TypeError(
@@ -78,10 +78,6 @@ class ELREMAHook(Hook):
                 "Use MMEngine's EMAHook for an average that does not teach."
             )
         model.batch_norm = self.batch_norm
-
-    def before_train(self, runner: Runner) -> None:
-        """A run that starts, starts its averages; a resumed one has them."""
-        model = bare_model(runner)
         if not any(model.steps):
             model.start_averages()
 

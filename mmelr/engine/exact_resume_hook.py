@@ -44,7 +44,9 @@ class ExactResumeHook(Hook):
         if not self._epoch_based(runner):
             return
         sampler = runner.train_dataloader.sampler
-        if hasattr(sampler, 'seed') and not runner._randomness_cfg.get('diff_rank_seed'):
+        given = (runner.cfg.get('train_dataloader') or {}).get('sampler') or {}
+        own_seed = isinstance(given, dict) and given.get('seed') is not None
+        if hasattr(sampler, 'seed') and not own_seed and not runner._randomness_cfg.get('diff_rank_seed'):
             # A resumed run takes its seed from the checkpoint only after the sampler was built with another.
             sampler.seed = runner.seed
         dataset = noisy_dataset(runner)

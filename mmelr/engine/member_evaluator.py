@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from mmengine.evaluator import Evaluator
+import torch
+from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.registry import EVALUATOR
 from mmpretrain.structures import DataSample
 
@@ -18,7 +19,8 @@ class MemberEvaluator(Evaluator):
 
     A metric of the ensemble keeps its name, e.g. ``accuracy/top1``, so that ``save_best`` and early stopping go by it.
     Those of the members have the member's name before: ``network1/accuracy/top1``, ``network2/...`` and, where the
-    teachers are weight averages, ``average1/...``, ``average2/...``.
+    teachers are weight averages, ``average1/...``, ``average2/...``. Under test-time augmentation the members are left
+    out: it averages the ensemble's scores alone.
 
     Args:
         metrics (dict | list[dict]): Configs of the metrics.
@@ -26,7 +28,8 @@ class MemberEvaluator(Evaluator):
 
     def __init__(self, metrics: dict | list[dict]) -> None:
         super().__init__(copy.deepcopy(metrics))
-        self._config = metrics
+        # Predictions are dumped into one file, and those are the ensemble's.
+        self._of_members = [m for m in copy.deepcopy(self.metrics) if not isinstance(m, DumpResults)]
         self._members: dict[str, Evaluator] = {}
 
     def process(self, data_samples: Sequence[DataSample], data_batch: dict | None = None) -> None:
@@ -37,9 +40,12 @@ class MemberEvaluator(Evaluator):
             data_batch (dict, optional): The batch that they were made from.
         """
         super().process(data_samples, data_batch)
-        for i, name in enumerate(data_samples[0].get('members', ())):
+        first = data_samples[0]
+        if 'members' not in first or not torch.equal(first.member_scores[-1], first.pred_score):
+            return  # not of such a model, or something changed the prediction afterwards
+        for i, name in enumerate(first.members):
             if name not in self._members:
-                self._members[name] = Evaluator(copy.deepcopy(self._config))
+                self._members[name] = Evaluator(copy.deepcopy(self._of_members))
                 self._members[name].dataset_meta = self.dataset_meta
             predictions = []
             for sample in data_samples:

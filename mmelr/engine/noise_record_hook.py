@@ -28,7 +28,8 @@ class NoiseRecordHook(Hook):
     """Keeps the labels that a run was trained on, and guards what depends on them.
 
     - Writes ``noise.npz`` into the work directory (see :class:`mmelr.noise.NoiseRecord`); ``LabelFile`` reads it.
-    - Puts the noise's fingerprint into each checkpoint, and refuses to resume with other noise or another dataset.
+    - Puts the noise's fingerprint into each checkpoint, and refuses to resume with other noise, another dataset, or
+      another choice of ELR+ (networks, teacher, schedule, length of a pass).
     - Refuses batch augments that mix labels before ``ELRHead`` sees them.
     - Leaves the target memory behind where only weights are wanted from a checkpoint (``load_from``, testing); and to a
       run that starts from it, the weight averages as well.
@@ -61,6 +62,11 @@ class NoiseRecordHook(Hook):
                 'cannot tell whose prediction it averages. Remove them: '
                 f'--cfg-options {_where_augments(runner.cfg)}=None'
             )
+        if isinstance(model, CoTrainingClassifier):
+            # MMEngine's EMAHook copies the model in its before_run, and pairs buffers by their order later on.
+            for network in model.networks:
+                if isinstance(network.head, ELRHead):
+                    network.head.make_memory(dataset.num_samples)
         earlier = osp.join(runner.work_dir, 'noise.npz')
         if not runner._resume and osp.exists(earlier) and find_latest_checkpoint(runner.work_dir):
             found = NoiseRecord.load(earlier)
@@ -81,6 +87,7 @@ class NoiseRecordHook(Hook):
         dataset = noisy_dataset(runner)
         if dataset is not None:
             checkpoint['noise'] = _identity(dataset)
+        checkpoint['co_training'] = getattr(runner.train_loop, 'identity', None)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare fingerprints when resuming; otherwise take the weights without the memory."""
@@ -92,6 +99,12 @@ class NoiseRecordHook(Hook):
             return
         if dataset is None:
             return
+        now, saved = getattr(runner.train_loop, 'identity', None), checkpoint.get('co_training')
+        if now != saved:
+            raise ResumeRefused(
+                f'Cannot resume: the checkpoint was trained by {_method(saved)}, this run is one by {_method(now)}. '
+                'Set what differs back, or take another work directory.'
+            )
         now, saved = _identity(dataset), checkpoint.get('noise')
         if saved is None:
             raise ResumeRefused(
@@ -145,10 +158,22 @@ def _check_whole(runner: Runner) -> None:
         raise ValueError(f'The checkpoint {path} is damaged: its end is missing. Use an earlier one: --resume FILE.')
 
 
+def _method(identity: dict | None) -> str:
+    if identity is None:
+        return 'a single network'
+    return 'CoTrainingRunner with ' + ', '.join(f'{key}={value!r}' for key, value in identity.items())
+
+
 def _leave_behind(runner: Runner, state_dict: dict, starts: bool) -> None:
     """Take out of a checkpoint what belongs to the run that wrote it."""
+    co_training = isinstance(bare_model(runner), CoTrainingClassifier)
+    if not co_training and any(key.startswith('network1.') for key in state_dict):
+        raise ValueError(
+            'The checkpoint is of an ELR+ run, the model a single network. Publish one of its members first: '
+            'tools/publish_model.py CHECKPOINT OUT.pth --member network1'
+        )
     left = [key for key in state_dict if key.endswith('head.memory.t')]
-    if starts and isinstance(bare_model(runner), CoTrainingClassifier):
+    if starts and co_training:
         left += [key for key in state_dict if key.startswith('average') or key == '_extra_state']
     for key in left:
         del state_dict[key]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional import sigmoid_ramp_up, soft_labels
-from .elr_head import ELRHead
+from .elr_head import ELRHead, check_one_label
 
 __all__ = ['CoTrainingClassifier', 'check_choices']
 
@@ -100,7 +100,7 @@ class CoTrainingClassifier(BaseClassifier):
         self.network_names = tuple(f'network{k + 1}' for k in range(num_networks))
         self.average_names = tuple(f'average{k + 1}' for k in range(num_networks * (teacher == 'average')))
         for name in self.network_names:
-            self.add_module(name, MODELS.build(copy.deepcopy(network)))
+            self.add_module(name, MODELS.build(dict(copy.deepcopy(network), data_preprocessor=self.data_preprocessor)))
         if not isinstance(self.network1, ImageClassifier):
             raise TypeError(
                 f'CoTrainingClassifier trains ImageClassifiers, got {type(self.network1).__name__} as network. A timm '
@@ -157,6 +157,7 @@ class CoTrainingClassifier(BaseClassifier):
             )
         data = self.data_preprocessor(data, True)
         inputs, samples = data['inputs'], data['data_samples']
+        check_one_label(samples)
         targets = {}
         for name, wrapper in optim_wrapper.items():
             with wrapper.optim_context(getattr(self, name)):
@@ -276,19 +277,19 @@ class CoTrainingClassifier(BaseClassifier):
 
         Returns:
             Tensor | list[DataSample]: Logits, [N, C], or N samples with the ensemble's ``pred_score`` and
-            ``pred_label``, and for ``MemberEvaluator`` the other members' scores: ``member_scores``, [M, C], and
-            their names, ``members``.
+            ``pred_label``, and for ``MemberEvaluator`` the scores of the M members and the ensemble,
+            ``member_scores``, [M + 1, C], and the members' names, ``members``.
         """
         if mode == 'tensor':
             return self.scores(inputs)['ensemble']
         if mode != 'predict':
             raise RuntimeError(f"CoTrainingClassifier has the modes 'tensor' and 'predict', not {mode!r}.")
         scores = self.scores(inputs)
-        samples = self.network1.head._get_predictions(scores.pop('ensemble'), data_samples)
+        samples = self.network1.head._get_predictions(scores['ensemble'], data_samples)
         members = torch.stack([logits.softmax(dim=1) for logits in scores.values()], dim=1)
         for sample, member_scores in zip(samples, members, strict=True):
             sample.set_field(member_scores, 'member_scores')
-            sample.set_metainfo(dict(members=tuple(scores)))
+            sample.set_metainfo(dict(members=tuple(scores)[:-1]))
         return samples
 
     def extract_feat(self, inputs: Tensor, **kwargs) -> tuple:
@@ -308,8 +309,8 @@ class CoTrainingClassifier(BaseClassifier):
         if not any(key.startswith(f'{prefix}network1.') for key in state_dict):
             if len(self.network_names) > 1:
                 print_log(
-                    'These are the weights of one network, and both start from them. They differ by their mixup and '
-                    'the order of their data alone; a last layer of their own would set them further apart.',
+                    'These are the weights of one network, and both start from them. With mixup, or with '
+                    "schedule='alternate', they will part; otherwise they stay the same.",
                     logger='current',
                     level=logging.WARNING,
                 )

@@ -17,7 +17,7 @@ from ..functional import elr_regularizer, probabilities
 from ..losses import check_hyperparameters
 from ..memory import TargetMemory
 
-__all__ = ['ELRHead', 'check_base_head']
+__all__ = ['ELRHead', 'check_base_head', 'check_one_label']
 
 
 def check_base_head(name: str) -> type[ClsHead]:
@@ -128,7 +128,7 @@ class ELRHead(BaseModule):
         branches = cls_score if isinstance(cls_score, tuple) else (cls_score,)
         branches = tuple(s if s.dtype == torch.float64 else s.float() for s in branches)  # also inside autocast
         if self._targets is None:
-            _check_one_label(data_samples)
+            check_one_label(data_samples)
 
         losses = super()._get_loss(branches if isinstance(cls_score, tuple) else branches[0], data_samples, **kwargs)
         losses['loss_cls'] = losses.pop('loss')
@@ -170,6 +170,17 @@ class ELRHead(BaseModule):
             yield
         finally:
             self._targets = None
+
+    def make_memory(self, num_samples: int) -> None:
+        """Make the memory now, if there is none, where the number of outputs is known; else the first step makes it.
+
+        Args:
+            num_samples (int): Size of the training set.
+        """
+        outputs = getattr(self, 'num_classes', None)
+        if self.memory is None and outputs is not None:
+            device = next((p.device for p in self.parameters()), None)
+            self.memory = TargetMemory(num_samples, outputs, self.memory_dtype).to(device)
 
     def _memory(self, data_samples: list[DataSample], p: Tensor) -> TargetMemory:
         """The memory, made when the first batch tells its size."""
@@ -218,7 +229,7 @@ def __getattr__(name: str):
     return _elr_class(base)
 
 
-def _check_one_label(data_samples: list[DataSample]) -> None:
+def check_one_label(data_samples: list[DataSample]) -> None:
     """Refuse labels that something mixed before the head saw them: whose average would the prediction enter?"""
     if 'gt_label' not in data_samples[0] or 'gt_score' not in data_samples[0]:
         return
