@@ -8,7 +8,6 @@ model = dict(
     num_networks=2,
     teacher='average',
     mixup=dict(type='ELRMixup', alpha=1.0))
-# 0.9999 is the paper's; a config file of the published code says 0.999.
 custom_hooks = [*_base_.custom_hooks, dict(type='ELREMAHook', gamma=0.9999, bias_correction=True)]
 train_cfg = dict(_delete_=True, type='CoTrainingRunner', max_epochs=15, val_interval=1)
 val_evaluator = dict(_delete_=True, type='MemberEvaluator', metrics=_base_.val_evaluator)

@@ -7,7 +7,6 @@ model = dict(
     network=_base_.model,
     num_networks=2,
     teacher='average',
-    # 1.5 for the published result; a config file of the published code says 1.
     mixup=dict(type='ELRMixup', alpha=1.5))
 custom_hooks = [*_base_.custom_hooks, dict(type='ELREMAHook', gamma=0.997, bias_correction=True)]
 train_cfg = dict(_delete_=True, type='CoTrainingRunner', max_epochs=100, val_interval=1)
