@@ -181,7 +181,7 @@ def test_grid_does_not_mix_options(tmp_path):
         '--work-dir',
         tmp_path,
     )
-    assert "holds a run with --cfg-options ['model.head.lam=1']" in run(*command, code=2)
+    assert "holds a run with the options ['model.head.lam=1']" in run(*command, code=2)
 
 
 def test_wheel(tmp_path):
