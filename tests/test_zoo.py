@@ -302,7 +302,8 @@ class TestTool:
         refused = {**ok, 'own': 'NotImplementedError: no', 'elr': 'TypeError: neither', 'side': 224}
         result = dict(method=method, side=64, stack=dict(torch='2'), seconds=60, outside={'c/c.py': 'none of ours'})
         result['configs'] = {'a/a.py': ok, 'b/b.py': refused}
-        page = tool.report(result)
+        page = tool.report(result, [*result['configs'], *result['outside'], 'd/d.py'])
+        assert '**Not finished:** 1 configs were not tried: `d/d`.' in page
         assert page.startswith(f'# {method.upper()} on the model zoo')
         assert f"apply_method(cfg, '{method}')" in page
         assert '| `b/b` | NotImplementedError: no | TypeError: neither | – |' in page
@@ -316,7 +317,8 @@ class TestTool:
 @pytest.mark.parametrize('path', sorted(DOCS.glob('zoo_coverage*.json')), ids=lambda path: path.stem)
 def test_the_reports_in_the_repository_cover_this_zoo(tool, path):
     report = json.loads(path.read_text())
-    assert set(report['configs']) | set(report['outside']) == set(zoo_configs())
+    assert set(report['configs']) | set(report['outside']) <= set(zoo_configs())
     assert all(row['elr'] == 'ok' for row in report['configs'].values() if row['own'] == 'ok')
-    assert sum(row['own'] == 'ok' for row in report['configs'].values()) == 338  # all but the distilled ones
-    assert path.with_suffix('.md').read_text() == tool.report(report)
+    refused = {name.partition('/')[0] for name, row in report['configs'].items() if row['own'] != 'ok'}
+    assert refused <= {'levit', 'efficientformer'}  # the distilled ones
+    assert path.with_suffix('.md').read_text() == tool.report(report, zoo_configs())

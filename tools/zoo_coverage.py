@@ -193,9 +193,10 @@ def write_json(path: Path, result: dict) -> None:
     os.replace(part, path)
 
 
-def report(result: dict) -> str:
-    """The Markdown page."""
+def report(result: dict, names: list[str]) -> str:
+    """The Markdown page. Configs of ``names`` that a walk has not come to are listed as such."""
     rows, outside, method = result['configs'], result['outside'], result['method']
+    missing = [n for n in names if n not in rows and n not in outside]
     name = NAMES[method]
     trained = {n: r for n, r in rows.items() if r['own'] == 'ok'}
     both = {n: r for n, r in trained.items() if r['elr'] == 'ok'}
@@ -205,10 +206,11 @@ def report(result: dict) -> str:
     lines = [
         f'# {name} on the model zoo of MMPretrain',
         '',
-        f'Of the {len(rows) + len(outside)} image-classification configs in the model index of MMPretrain, {len(rows)} '
-        f'train an `ImageClassifier`. **{len(trained)} of them take a training step with their own loss on this '
-        f'stack, and {len(both)} of these take an {name} step.**',
+        f'Of the {len(names)} image-classification configs in the model index of MMPretrain, '
+        f'{len(rows) + len(missing)} train an `ImageClassifier`. **{len(trained)} of them take a training step with '
+        f'their own loss on this stack, and {len(both)} of these take an {name} step.**',
         '',
+        *([f'**Not finished:** {len(missing)} configs were not tried: {_names(missing)}.', ''] if missing else []),
         f'Written by `python tools/zoo_coverage.py --method {method} --side {result["side"]}` in '
         f'{result["seconds"] / 60:.0f} minutes, with {stack}.',
         '',
@@ -291,7 +293,7 @@ def main() -> None:
     run(args, names, result)
     if not args.only:
         write_json(args.json, result)
-        args.out.write_text(report(result))
+        args.out.write_text(report(result, names))
     rows = result['configs'].values()
     trained = [row for row in rows if row['own'] == 'ok']
     print(
