@@ -20,7 +20,7 @@ __all__ = ['NoiseRecordHook', 'ResumeRefused']
 
 
 class ResumeRefused(ValueError):
-    """The checkpoint is of a run on other labels or data; nothing of that run was changed."""
+    """The checkpoint is of a run on other labels or data, or of another method; nothing of that run was changed."""
 
 
 @HOOKS.register_module()
