@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ..models import ELRHead
+from ..models.elr_head import sum_branches
 from .utils import networks, noisy_dataset
 
 __all__ = ['MemorizationHook', 'memorization']
@@ -72,7 +73,7 @@ class MemorizationHook(Hook):
 
     def _listen(self, name: str, head, inputs, logits) -> None:
         if head.training:
-            self._logits[name] = sum(logits) if isinstance(logits, tuple) else logits
+            self._logits[name] = sum_branches(logits)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start a new epoch with nothing predicted."""

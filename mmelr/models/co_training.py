@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional import sigmoid_ramp_up, soft_labels
-from .elr_head import ELRHead, check_one_label
+from .elr_head import ELRHead, check_one_label, sum_branches
 
 __all__ = ['CoTrainingClassifier', 'check_choices']
 
@@ -260,8 +260,7 @@ class CoTrainingClassifier(BaseClassifier):
         """
         scores = {}
         for name in (*self.network_names, *self.average_names):
-            branches = getattr(self, name)(inputs, mode='tensor')
-            scores[name] = sum(branches) if isinstance(branches, tuple) else branches
+            scores[name] = sum_branches(getattr(self, name)(inputs, mode='tensor'))
         scores['ensemble'] = sum(scores[name] for name in self.network_names) / len(self.network_names)
         return scores
 

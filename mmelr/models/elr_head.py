@@ -17,7 +17,12 @@ from ..functional import elr_regularizer, probabilities
 from ..losses import check_hyperparameters
 from ..memory import TargetMemory
 
-__all__ = ['ELRHead', 'check_base_head', 'check_one_label']
+__all__ = ['ELRHead', 'check_base_head', 'check_one_label', 'sum_branches']
+
+
+def sum_branches(cls_score: Tensor | tuple[Tensor]) -> Tensor:
+    """The logits that a head predicts with, [N, C]: the sum of its branches, where it has several."""
+    return sum(cls_score) if isinstance(cls_score, tuple) else cls_score
 
 
 def check_base_head(name: str) -> type[ClsHead]:
@@ -148,8 +153,7 @@ class ELRHead(BaseModule):
         Returns:
             Tensor: t of the batch after the update, [N, C].
         """
-        logits = sum(cls_score) if isinstance(cls_score, tuple) else cls_score
-        self.averaged = logits.detach()
+        self.averaged = sum_branches(cls_score).detach()
         p = probabilities(self.averaged)
         return self._memory(data_samples, p).update(
             torch.tensor([s.sample_idx for s in data_samples]), p / p.sum(dim=1, keepdim=True), self.beta
