@@ -1,18 +1,30 @@
 """mmelr: train image classifiers on noisy labels with Early-Learning Regularization.
 
-The core (``functional``, ``TargetMemory``, ``ELRLoss``, ``noise``) needs torch and NumPy alone. Where MMPretrain is
-installed, importing mmelr also registers its datasets, heads and hooks there.
+The core (``functional``, ``TargetMemory``, ``ELRLoss`` and the other losses, ``noise``) needs torch and NumPy alone.
+Where MMPretrain is installed, importing mmelr also registers its datasets, heads and hooks there.
 """
 
 import warnings as _warnings
 
 from . import functional, noise
-from .losses import ELRLoss
+from .losses import (
+    BackwardLoss,
+    BootstrapLoss,
+    ELRLoss,
+    ForwardLoss,
+    GCELoss,
+    SCELoss,
+    TruncatedGCELoss,
+    estimate_transition,
+)
 from .memory import TargetMemory
 from .stack import require_openmmlab, stack_problem
 from .version import __version__
 
-__all__ = ['ELRLoss', 'TargetMemory', '__version__', 'functional', 'noise', 'require_openmmlab']
+__all__ = [
+    'BackwardLoss', 'BootstrapLoss', 'ELRLoss', 'ForwardLoss', 'GCELoss', 'SCELoss', 'TargetMemory', 'TruncatedGCELoss',
+    '__version__', 'estimate_transition', 'functional', 'noise', 'require_openmmlab',
+]  # fmt: skip
 
 if stack_problem() is None:
     # mmcv-lite says at every import that it has no compiled operators; classification needs none.

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    'EPS', 'elr_gradient', 'elr_loss', 'elr_regularizer', 'probabilities', 'regularizer_gradient', 'sigmoid_ramp_up',
-    'soft_labels', 'temporal_ensembling',
+    'EPS', 'elr_gradient', 'elr_loss', 'elr_regularizer', 'log_probabilities', 'probabilities', 'regularizer_gradient',
+    'sigmoid_ramp_up', 'soft_labels', 'temporal_ensembling',
 ]  # fmt: skip
 
 #: Probabilities stay in [EPS, 1 - EPS] (the authors' code), so 1 - <p, t> >= EPS and its logarithm is finite.
@@ -52,6 +52,18 @@ def probabilities(logits: Tensor, eps: float = EPS) -> Tensor:
         Tensor: p, [N, C], float32 (float64 for float64 logits). Sums to one only up to the clamp.
     """
     return _stable(logits).softmax(dim=-1).clamp(eps, 1 - eps)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """log p = log softmax(logits), without a clamp.
+
+    Args:
+        logits (Tensor): Outputs of the network, [N, C], any floating dtype, any finite size.
+
+    Returns:
+        Tensor: log p, [N, C], float32 (float64 for float64 logits), finite for finite logits.
+    """
+    return _stable(logits).log_softmax(dim=-1)
 
 
 def temporal_ensembling(t: Tensor, p: Tensor, beta: float) -> Tensor:

@@ -291,8 +291,8 @@ def test_half_of_the_stack_is_told_and_the_core_works():
     assert "pip install 'mmelr[lite]'" in result.stderr
 
 
-CORE = [PACKAGE / f'{name}.py' for name in ('functional', 'losses', 'serialization')]
-CORE += sorted((PACKAGE / 'noise').glob('*.py')) + sorted((PACKAGE / 'memory').glob('*.py'))
+CORE = [PACKAGE / f'{name}.py' for name in ('functional', 'serialization')]
+CORE += [path for name in ('losses', 'memory', 'noise') for path in sorted((PACKAGE / name).glob('*.py'))]
 
 
 @pytest.mark.parametrize('path', CORE, ids=lambda path: path.relative_to(PACKAGE).as_posix())

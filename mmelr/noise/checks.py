@@ -101,5 +101,44 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
+def check_matrix(matrix: list | np.ndarray, name: str) -> np.ndarray:
+    """Validates a transition matrix.
+
+    Args:
+        matrix (list | np.ndarray): ``matrix[i][j]`` is the probability that a sample of class i is labelled j;
+            shape [C, C], every row sums to 1.
+        name (str): What error messages call it.
+
+    Returns:
+        np.ndarray: The matrix as a new float64 array, shape [C, C].
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    try:
+        kind = np.asarray(matrix).dtype
+        if kind.kind not in 'biufO':  # NumPy would drop imaginary parts, and take durations for numbers
+            raise TypeError(f'it has dtype {kind}')
+        matrix = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{name} must be a square table of numbers ({error})') from error
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f'{name} must be square, one row and one column per class, but has shape {matrix.shape}')
+    valid = matrix >= 0  # False for NaN
+    if not valid.all():
+        row, column = np.argwhere(~valid)[0]
+        raise ValueError(
+            f'{name} holds {matrix[row, column]} in row {row}, column {column}: probabilities are not negative'
+        )
+    sums = matrix.sum(axis=1)
+    wrong = np.flatnonzero(~(np.abs(sums - 1) <= 1e-6))
+    if wrong.size:
+        raise ValueError(
+            f'row {wrong[0]} of {name} sums to {sums[wrong[0]]:.7g}: every row must '
+            'sum to 1 (rows are clean classes, columns noisy ones)'
+        )
+    return matrix
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

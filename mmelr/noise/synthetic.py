@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..serialization import check_file, malformed
-from .checks import check_labels, check_rate, check_seed
+from .checks import check_labels, check_matrix, check_rate, check_seed
 from .files import check_suffix, load_numpy
 from .instance import InstanceNoise, sample_rows
 from .mappings import check_mapping_name, get_mapping
@@ -152,7 +152,7 @@ class TransitionNoise:
         if isinstance(matrix, (str, os.PathLike)):
             self.matrix = check_suffix(matrix, ('.npy', '.csv', '.txt'), 'transition matrix')
         else:
-            self.matrix = _check_matrix(matrix, 'transition matrix')
+            self.matrix = check_matrix(matrix, 'transition matrix')
 
     def __call__(self, labels: np.ndarray, num_classes: int, images: np.ndarray | None = None) -> np.ndarray:
         """Draws noisy labels.
@@ -170,7 +170,7 @@ class TransitionNoise:
             ValueError: If the labels are invalid, or the matrix is not one of these classes.
         """
         labels = check_labels(labels, num_classes)
-        matrix = self.matrix if isinstance(self.matrix, np.ndarray) else _read_matrix(self.matrix)
+        matrix = self.matrix if isinstance(self.matrix, np.ndarray) else read_matrix(self.matrix)
         if len(matrix) != num_classes:
             raise ValueError(
                 f'transition matrix has {len(matrix)} classes, but the data set has '
@@ -218,7 +218,19 @@ def _check_mapping(mapping: dict[int, int]) -> dict[int, int]:
     return checked
 
 
-def _read_matrix(path: Path) -> np.ndarray:
+def read_matrix(path: Path) -> np.ndarray:
+    """Reads a transition matrix.
+
+    Args:
+        path (Path): A .npy, .csv (commas) or .txt (spaces) file.
+
+    Returns:
+        np.ndarray: float64 [C, C], checked by :func:`check_matrix`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds anything else. The message names it.
+    """
     if path.suffix.lower() == '.npy':
         matrix = load_numpy(path)
     else:
@@ -229,30 +241,4 @@ def _read_matrix(path: Path) -> np.ndarray:
             matrix = np.loadtxt(path, delimiter=delimiter, ndmin=2, encoding='utf-8-sig')
         except Exception as error:
             raise malformed(path, error) from error
-    return _check_matrix(matrix, f'transition matrix {path}')
-
-
-def _check_matrix(matrix: list | np.ndarray, name: str) -> np.ndarray:
-    try:
-        kind = np.asarray(matrix).dtype
-        if kind.kind not in 'biufO':  # NumPy would drop imaginary parts, and take durations for numbers
-            raise TypeError(f'it has dtype {kind}')
-        matrix = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f'{name} must be a square table of numbers ({error})') from error
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f'{name} must be square, one row and one column per class, but has shape {matrix.shape}')
-    valid = matrix >= 0  # False for NaN
-    if not valid.all():
-        row, column = np.argwhere(~valid)[0]
-        raise ValueError(
-            f'{name} holds {matrix[row, column]} in row {row}, column {column}: probabilities are not negative'
-        )
-    sums = matrix.sum(axis=1)
-    wrong = np.flatnonzero(~(np.abs(sums - 1) <= 1e-6))
-    if wrong.size:
-        raise ValueError(
-            f'row {wrong[0]} of {name} sums to {sums[wrong[0]]:.7g}: every row must '
-            'sum to 1 (rows are clean classes, columns noisy ones)'
-        )
-    return matrix
+    return check_matrix(matrix, f'transition matrix {path}')

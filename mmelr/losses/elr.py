@@ -1,12 +1,13 @@
-"""Losses for any PyTorch training loop: an equation of :mod:`mmelr.functional` and its memory in one module."""
+"""Early-Learning Regularization: the equation of :mod:`mmelr.functional` and its memory in one module."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from .functional import elr_loss, probabilities
-from .memory import TargetMemory
+from ..functional import elr_loss, probabilities
+from ..memory import TargetMemory
+from .checks import check_labels
 
 __all__ = ['ELRLoss', 'check_hyperparameters']
 
@@ -25,41 +26,6 @@ def check_hyperparameters(beta: float, lam: float) -> None:
         raise ValueError(
             f'lam, the strength of the regulariser, must be at least 0, got {lam!r}; the paper uses 1 to 10.'
         )
-
-
-def check_labels(labels: Tensor, logits: Tensor) -> Tensor:
-    """Refuse labels that do not fit the logits, before anything is changed by them.
-
-    Values on an accelerator are left to the assertion in PyTorch's cross entropy, so as not to wait for them.
-
-    Args:
-        labels (Tensor): Class indices [N] in [0, C), of any integer type, or distributions [N, C].
-        logits (Tensor): [N, C].
-
-    Returns:
-        Tensor: The labels; indices as int64.
-
-    Raises:
-        ValueError: Names the shape, or the first label outside.
-    """
-    num_classes = logits.shape[1]
-    if labels.is_floating_point():
-        if labels.shape != logits.shape:
-            raise ValueError(
-                f'Soft labels must have the shape of the logits, {tuple(logits.shape)}; got {tuple(labels.shape)}. '
-                'Class indices must be integers.'
-            )
-        return labels
-    if labels.shape != logits.shape[:1]:
-        raise ValueError(f'Labels must be {len(logits)} class indices, one for each row; got {tuple(labels.shape)}.')
-    if labels.device.type == 'cpu':
-        outside = labels[(labels < 0) | (labels >= num_classes)]
-        if len(outside):
-            raise ValueError(
-                f'Label {int(outside[0])} is outside [0, {num_classes}): {num_classes} classes are numbered from 0. '
-                'Is num_classes right, or do labels start at 1?'
-            )
-    return labels.long()
 
 
 class ELRLoss(nn.Module):
