@@ -8,6 +8,8 @@ from mmengine.config import Config, ConfigDict
 from mmpretrain.models.heads import ArcFaceClsHead, ClsHead
 from mmpretrain.registry import HOOKS, MODELS
 
+from ..losses.checks import check_transition
+from ..noise.synthetic import read_matrix
 from .parts import classifier_head, kind_of, replaced
 
 __all__ = ['BASELINES', 'BASELINE_OPTIONS', 'use_loss', 'use_own_loss']
@@ -76,7 +78,9 @@ def use_loss(cfg: Config, method: str, **options) -> None:
         if 'transition' in hook:
             path = hook.pop('transition')
             hook.source = 'known' if path is None else str(path)
-        HOOKS.get(kind_of(hook))(**{k: v for k, v in hook.items() if k != 'type'})
+        built = HOOKS.get(kind_of(hook))(**{k: v for k, v in hook.items() if k != 'type'})
+        if getattr(built, 'path', None) is not None:
+            check_transition(read_matrix(built.path), loss.num_classes)
         cfg.custom_hooks.append(hook)
 
 

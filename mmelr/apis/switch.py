@@ -66,8 +66,8 @@ def apply_method(
             - ``'forward'``, ``'backward'``: ``transition``, a .npy, .csv or .txt file of the matrix T; None for that of
               the noise in use. See ``TransitionHook``.
             - ``'forward-estimated'``: ``warm_up`` and ``quantile`` of ``TransitionHook``.
-            - ``'gce'``: ``q`` of ``GCELoss``. ``'gce-truncated'``: ``q`` and ``k`` of ``TruncatedGCELoss``, ``start`` and
-              ``interval`` of ``TruncationHook``.
+            - ``'gce'``: ``q`` of ``GCELoss``. ``'gce-truncated'``: ``q`` and ``k`` of ``TruncatedGCELoss``, ``start``
+              and ``interval`` of ``TruncationHook``.
             - ``'sl'``: ``alpha``, ``beta`` and ``log_zero`` of ``SCELoss``.
             - ``'elr'``, ``'elr*'`` and ``'elr+'``: ``beta``, ``lam``, ``memory_dtype``, ``memory_storage`` and
               ``memory_top_k`` (see ``ELRHead``).
@@ -107,9 +107,8 @@ def _use_method(cfg: Config, method: str, options: dict) -> None:
     """Change a config to a method, in place."""
     if method != 'elr+' and kind_of(cfg.model) == 'CoTrainingClassifier':
         use_one_network(cfg)
-    if method in BASELINES or method == 'ce':
-        if kind_of(cfg.model.get('head') or {}) == 'ELRHead':
-            cfg.model.head = base_head(cfg.model.head)
+    if (method in BASELINES or method == 'ce') and kind_of(cfg.model.get('head') or {}) == 'ELRHead':
+        cfg.model.head = base_head(cfg.model.head)
     if method in BASELINES:
         use_loss(cfg, method, **options)
     else:
@@ -137,7 +136,7 @@ def _wrap_dataset(cfg: Config, noise: str | dict | None) -> None:
         build_noise(noise)  # a rate out of range is refused now, not after the data is loaded
     loader.dataset.noise = noise
     held_out = (cfg.get('val_dataloader') or {}).get('dataset', {})
-    if kind_of(held_out) == 'NoisyLabelDataset':  # a part of the training set, as noisy as the rest, to select models by
+    if kind_of(held_out) == 'NoisyLabelDataset':  # a part of the training set, as noisy as the rest, to select by
         held_out.noise = noise
 
 

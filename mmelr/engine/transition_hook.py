@@ -15,10 +15,13 @@ from ..losses import estimate_transition
 from ..losses.checks import check_range
 from ..models import BackwardLoss, ForwardLoss
 from ..noise import transition_matrix
+from ..noise.files import check_suffix
 from ..noise.synthetic import read_matrix
 from .predictions import loss_and_dataset, training_predictions
 
 __all__ = ['TransitionHook']
+
+_SUFFIXES = ('.npy', '.csv', '.txt')
 
 
 @HOOKS.register_module()
@@ -56,8 +59,8 @@ class TransitionHook(Hook):
         self.source = source
         self.warm_up = warm_up
         self.quantile = quantile
-        if source not in ('known', 'estimated'):
-            read_matrix(source)  # refuses a file that is not there, or no matrix, now
+        #: The file, where it is one; it is not read before the run, for a run that tests does without.
+        self.path = None if source in ('known', 'estimated') else check_suffix(source, _SUFFIXES, 'transition matrix')
 
     def before_run(self, runner: Runner) -> None:
         """Set T, where it is there already; a checkpoint that the run goes on from comes with its own."""
@@ -69,11 +72,11 @@ class TransitionHook(Hook):
             epochs = runner.train_loop.max_epochs
             if self.warm_up >= epochs:
                 runner.logger.warning(
-                    f'TransitionHook estimates T after {self.warm_up} epochs, and this run has {epochs}: it never will, '
-                    'and trains with cross entropy. Lower warm_up.'
+                    f'TransitionHook estimates T after {self.warm_up} epochs, and this run has {epochs}: it never '
+                    'will, and trains with cross entropy. Lower warm_up.'
                 )
             return
-        matrix = _known(self._dataset) if self.source == 'known' else torch.from_numpy(read_matrix(self.source))
+        matrix = _known(self._dataset) if self.path is None else read_matrix(self.path)
         self._loss.set_transition(matrix)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -97,7 +100,7 @@ class TransitionHook(Hook):
             distance = (matrix.cpu().double() - _known(self._dataset)).abs().sum(dim=1).mean()
             error = f'; its rows are {distance:.3f} from the true ones (L1 distance, mean over the classes)'
         runner.logger.info(
-            f'Transition matrix estimated after {runner.epoch} epochs: {matrix.diag().mean():.3f} on the diagonal{error}.'
+            f'Transition matrix estimated (epochs: {runner.epoch}): {matrix.diag().mean():.3f} on the diagonal{error}.'
         )
 
 
@@ -106,7 +109,7 @@ def _known(dataset: NoisyLabelDataset) -> Tensor:
     record = dataset.record
     if record.clean_label is None:
         raise ValueError(
-            "The transition matrix is not known: these labels are noisy as given, and the clean ones are not there to "
+            'The transition matrix is not known: these labels are noisy as given, and the clean ones are not there to '
             "compare with. Let it be estimated, method 'forward-estimated', or give a file of it, "
             "apply_method(cfg, 'forward', transition='matrix.csv')."
         )
