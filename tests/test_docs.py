@@ -14,7 +14,7 @@ from mmpretrain.registry import BATCH_AUGMENTS, DATA_SAMPLERS, DATASETS, HOOKS, 
 
 import mmelr
 from mmelr.analysis import read_run
-from mmelr.apis import _OPTIONS
+from mmelr.apis.switch import OPTIONS
 from mmelr.registry import NOISES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,11 +122,11 @@ class TestReference:
 
     def test_names_every_option_of_the_switch(self):
         [table] = re.findall(r'^\| option of .*?\n\n', REFERENCE.read_text(encoding='utf-8'), re.M | re.S)
-        found = {method: set() for method in _OPTIONS}
+        found = {method: set() for method in OPTIONS}
         for options, methods in re.findall(r'^\| (`.*?) \| (.*?) \|', table, re.M):
             for method in re.findall(r"`'(.*?)'`", methods):
                 found[method] |= set(re.findall(r'`(\w+)`', options))
-        assert found == {method: set(options) for method, options in _OPTIONS.items()}
+        assert found == {method: set(options) for method, options in OPTIONS.items()}
 
     def test_quotes_errors_as_the_code_words_them(self):
         texts = []

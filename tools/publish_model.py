@@ -72,11 +72,15 @@ def plain_config(cfg, member: str | None):
 
 def plain_checkpoint(path: Path, member: str | None) -> dict:
     """The weights of a checkpoint and the names of the classes. Nothing in the file is executed."""
+    from mmelr.models.baseline_losses import run_entries
+
     checkpoint = safe_load(path)
     state_dict = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict) or not all(isinstance(key, str) for key in state_dict):
         raise ValueError(f'{path} is no checkpoint of MMEngine: it has no state_dict.')
-    weights = {k: v for k, v in state_dict.items() if 'head.memory.' not in k}
+    weights = dict(state_dict)
+    for name in run_entries(state_dict):
+        del weights[name]
     if member is not None:
         prefix = 'network' if member == 'ensemble' else f'{member}.'
         cut = 0 if member == 'ensemble' else len(prefix)

@@ -1,7 +1,7 @@
 """Train a classifier, on noisy labels if you say so.
 
-CONFIG is a file, or mmpretrain::FOLDER/NAME.py for a config that comes with MMPretrain. Two flags are mmelr's own; all
-others are those of MMPretrain's tools/train.py, with their meanings.
+CONFIG is a file, or mmpretrain::FOLDER/NAME.py for a config that comes with MMPretrain. Three flags are mmelr's own;
+all others are those of MMPretrain's tools/train.py, with their meanings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,20 @@ from mmelr.cli import fail_early, mmpretrain_tool
 
 def parse_args(merge_parser) -> tuple[argparse.Namespace, argparse.Namespace]:
     """mmelr's flags, and MMPretrain's."""
+    from mmengine.config import DictAction
+
     parser = argparse.ArgumentParser(
         description=__doc__, add_help=False, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         '--method', choices=mmelr.METHODS, help="how to train: 'ce' is the head's own loss; default: as the config says"
+    )
+    parser.add_argument(
+        '--method-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help="options of the method, e.g. q=0.5 with --method gce, beta=0.9 lam=1 with --method 'elr*'",
     )
     parser.add_argument(
         '--noise',
@@ -45,12 +54,15 @@ def main() -> None:
     own, args = parse_args(tool['parse_args'])
     with fail_early():
         cfg = mmelr.load_config(args.config)
+        if own.method is None and own.method_options:
+            raise ValueError(f'--method-options {" ".join(own.method_options)}: of which --method?')
         if own.method is not None or own.noise is not None:
-            cfg = mmelr.apply_method(cfg, own.method, own.noise)
+            cfg = mmelr.apply_method(cfg, own.method, own.noise, **(own.method_options or {}))
             if own.method and cfg.get('work_dir') is None:
                 # Methods do not share a folder: their checkpoints must not be taken for each other's.
                 name = osp.splitext(osp.basename(args.config))[0]
-                cfg.work_dir = osp.join('work_dirs', f'{name}_{own.method.replace("+", "_plus")}')
+                method = own.method.replace('+', '_plus').replace('*', '_star').replace('-', '_')
+                cfg.work_dir = osp.join('work_dirs', f'{name}_{method}')
         cfg = tool['merge_args'](cfg, args)
     from mmengine.dist import is_main_process
     from mmengine.registry import RUNNERS

@@ -187,6 +187,16 @@ class NoisyLabelDataset:
         self._augmentation.copy_(torch.tensor([seed, epoch]))
 
     @contextmanager
+    def augmentation_epoch(self, seed: int, epoch: int):
+        """Within this context, as after :meth:`set_augmentation_epoch`."""
+        before = self._augmentation.tolist()
+        self.set_augmentation_epoch(seed, epoch)
+        try:
+            yield
+        finally:
+            self.set_augmentation_epoch(*before)
+
+    @contextmanager
     def _augmentation_seed(self, idx: int, attempt: int):
         seed, epoch = self._augmentation.tolist()
         if epoch < 0:

@@ -11,6 +11,8 @@ from .memorization_hook import MemorizationHook
 from .noise_record_hook import NoiseRecordHook, ResumeRefused
 from .padding_hook import PaddingHook
 from .target_memory_hook import TargetMemoryHook
+from .transition_hook import TransitionHook
+from .truncation_hook import TruncationHook
 
 __all__ = [
     'CoTrainingRunner',
@@ -26,6 +28,8 @@ __all__ = [
     'QuietStartRunner',
     'ResumeRefused',
     'TargetMemoryHook',
+    'TransitionHook',
+    'TruncationHook',
     'check_checkpoint',
     'find_whole_checkpoint',
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.utils.data import BatchSampler, Sampler
 from .noise_record_hook import ResumeRefused
 from .utils import noisy_dataset
 
-__all__ = ['ExactResumeHook']
+__all__ = ['ExactResumeHook', 'kept_random_state']
 
 
 @HOOKS.register_module()
@@ -189,3 +190,13 @@ def _set_random_state(state: dict) -> None:
     torch.set_rng_state(state['torch'].cpu())
     if 'cuda' in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'].cpu())
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """What is drawn at random within this context does not change what is drawn after it."""
+    state = _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(state)

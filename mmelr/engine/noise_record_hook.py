@@ -12,6 +12,7 @@ from mmpretrain.registry import HOOKS
 
 from ..datasets import NoisyLabelDataset
 from ..models import CoTrainingClassifier, ELRHead
+from ..models.baseline_losses import run_entries
 from ..noise import NoiseRecord
 from .utils import bare_model, networks, noisy_dataset
 
@@ -31,8 +32,9 @@ class NoiseRecordHook(Hook):
       another choice of ELR+ (networks, teacher, schedule, length of a pass).
     - With several processes, refuses labels or data that differ between them.
     - Refuses batch augments that mix labels before ``ELRHead`` sees them.
-    - Leaves the target memory behind where only weights are wanted from a checkpoint (``load_from``, testing); and to a
-      run that starts from it, the weight averages as well.
+    - Leaves the target memory behind where only weights are wanted from a checkpoint (``load_from``, testing), and with
+      it the transition matrix and the table of samples kept of the baselines; and to a run that starts from it, the
+      weight averages as well.
 
     It needs a :class:`NoisyLabelDataset` as the training dataset.
     """
@@ -188,7 +190,7 @@ def _leave_behind(runner: Runner, state_dict: dict, starts: bool) -> None:
             'The checkpoint is of an ELR+ run, the model a single network. Publish one of its members first: '
             'tools/publish_model.py CHECKPOINT OUT.pth --member network1'
         )
-    left = [key for key in state_dict if 'head.memory.' in key]
+    left = run_entries(state_dict)
     if starts and co_training:
         left += [key for key in state_dict if key.startswith('average') or key == '_extra_state']
     for key in left:

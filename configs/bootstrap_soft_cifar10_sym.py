@@ -1,0 +1,3 @@
+_base_ = 'ce_cifar10_sym.py'
+
+model = dict(head=dict(loss=dict(type='BootstrapLoss', beta=0.95, hard=False)))

@@ -1,0 +1,4 @@
+_base_ = 'ce_fashion_mnist.py'
+
+model = dict(head=dict(loss=dict(type='TruncatedGCELoss', q=0.7, k=0.5)))
+custom_hooks = [*_base_.custom_hooks, dict(type='TruncationHook', start=40, interval=10)]

@@ -1,0 +1,3 @@
+_base_ = 'ce_cifar10_sym.py'
+
+model = dict(head=dict(loss=dict(type='SCELoss', alpha=0.1, beta=1.0, log_zero=-4.0)))
