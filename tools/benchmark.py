@@ -27,6 +27,8 @@ import mmelr
 from mmelr.cli import fail_early
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+#: What a run would import: MMPretrain, and what MMEngine's visualizer and the digits import when they are first used.
+PRELOAD = ('mmelr.analysis.benchmark', 'matplotlib.backends.backend_agg', 'matplotlib.figure', 'sklearn.datasets')
 
 
 def parse_args() -> argparse.Namespace:
@@ -92,7 +94,7 @@ def main() -> None:
         for cell in cells:  # all are read before any is run, so that a mistake costs nothing
             configs[cell] = benchmark.cell_config(args.dataset, cell, CONFIGS, args.hold_out, args.cfg_options)
             benchmark.check_settings(args.work_dir / cell.folder, benchmark.settings_of(configs[cell]))
-            result = benchmark.read_result(args.work_dir / cell.folder)
+            result = benchmark.read_result(args.work_dir / cell.folder / benchmark.RESULT)
             if result is not None:
                 results[cell] = result
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
@@ -111,7 +113,7 @@ def main() -> None:
 
         def ended(cell, status: int) -> None:
             folder = args.work_dir / cell.folder
-            result = benchmark.read_result(folder) if status == 0 else None
+            result = benchmark.read_result(folder / benchmark.RESULT) if status == 0 else None
             queued.discard(cell)
             began.pop(cell, None)
             if result is None:
@@ -143,7 +145,7 @@ def main() -> None:
             progress.show(len(running), benchmark.time_left([cell.row for cell in queued], shares, finished, jobs))
 
         try:
-            run_tasks(tasks, ended, waiting, jobs, args.threads, gpus, ['mmelr.analysis.benchmark', 'sklearn.datasets'])
+            run_tasks(tasks, ended, waiting, jobs, args.threads, gpus, PRELOAD)
             status = int(bool(failed))
         except KeyboardInterrupt:
             progress.say('Stopped. The same command goes on from here.')

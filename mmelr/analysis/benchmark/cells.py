@@ -22,19 +22,9 @@ from .grid import Cell, differences
 __all__ = ['check_settings', 'epochs_done', 'read_result', 'run_cell', 'settings_of']
 
 RESULT, SETTINGS, LOG = 'result.json', 'settings.json', 'log.txt'
-_NUMBER = (int, float)
-#: What a result must hold, and as what.
-_FIELDS = dict(
-    last_accuracy=_NUMBER,
-    picked_accuracy=(*_NUMBER, type(None)),
-    picked_epoch=(int, type(None)),
-    picked_by=(*_NUMBER, type(None)),
-    epochs=(int,),
-    wrong_labels_memorized=(*_NUMBER, type(None)),
-    seconds=_NUMBER,
-    cpu_seconds=_NUMBER,
-    resumed=(bool,),
-)
+#: What a result must hold; with None where there may be nothing.
+_NUMBERS = ('last_accuracy', 'epochs', 'seconds', 'cpu_seconds')
+_NUMBERS_OR_NONE = ('picked_accuracy', 'picked_epoch', 'picked_by', 'wrong_labels_memorized')
 
 
 def settings_of(cfg: Config) -> dict:
@@ -67,19 +57,30 @@ def check_settings(folder: Path, settings: dict) -> None:
         )
 
 
-def read_result(folder: Path) -> dict | None:
+def read_result(file: Path) -> dict | None:
     """What a cell that is finished measured; None if it is not.
+
+    Args:
+        file (Path): Its ``result.json``.
 
     Raises:
         ValueError: The file is no result.
     """
-    file = folder / RESULT
     if not file.is_file():
         return None
     result = load_json(file)
-    if not isinstance(result, dict) or any(type(result.get(k, '')) not in kinds for k, kinds in _FIELDS.items()):
+    if (
+        not isinstance(result, dict)
+        or not all(_is_number(result.get(key)) for key in _NUMBERS)
+        or not all(result.get(key, '') is None or _is_number(result.get(key)) for key in _NUMBERS_OR_NONE)
+        or type(result.get('resumed')) is not bool
+    ):
         raise ValueError(f'{file} is not the result of a run. Delete it, and the run goes on from its last checkpoint.')
     return result
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e9
 
 
 def epochs_done(folder: Path) -> int:

@@ -103,7 +103,7 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         ValueError: Anything else.
     """
-    if not re.fullmatch(r'[1-9]\d*|\d+(,\d+)*,?', text) or (',' not in text and int(text) > 1000):
+    if not re.fullmatch(r'[1-9]\d*|(\d+,)+\d*', text) or (',' not in text and int(text) > 1000):
         raise ValueError(f'--seeds takes a number of seeds, as in 5 for 0 to 4, or a list as in 3,4 or 3, but is {text!r}.')
     return list(dict.fromkeys(map(int, text.strip(',').split(',')))) if ',' in text else list(range(int(text)))
 
