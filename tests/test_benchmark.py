@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,8 +26,10 @@ from mmelr.noise import NoiseRecord, SymmetricNoise
 
 CONFIGS = ROOT / 'configs'
 EPOCHS = 8
-SMALL = [f'train_cfg.max_epochs={EPOCHS}', 'train_dataloader.dataset.dataset.indices=320', 'param_scheduler.milestones=[6]',
-         'test_dataloader.dataset.indices=100']  # fmt: skip
+SMALL = [
+    f'train_cfg.max_epochs={EPOCHS}', 'param_scheduler.milestones=[6]',
+    'train_dataloader.dataset.dataset.indices=320', 'test_dataloader.dataset.indices=100',
+]  # fmt: skip
 
 
 def config(cell, dataset='digits', **kwargs):
@@ -43,7 +44,11 @@ class TestCommandLine:
         assert parse(['asymmetric:0.4'], 'cifar10') == ['asymmetric:0.4,mapping=cifar10']
         assert parse(['asymmetric:0.4'], 'cifar100') == ['asymmetric:0.4,mapping=cifar100']
         assert parse(['asymmetric:0.4'], 'fashion_mnist_12800') == ['asymmetric:0.4,mapping=next']
-        several = ['none,asymmetric:0.4,mapping=next,symmetric:0.2,include_true=False', 'file:a/b.npy,key=k,none', 'none']
+        several = [
+            'none,asymmetric:0.4,mapping=next,symmetric:0.2,include_true=False',
+            'file:a/b.npy,key=k,none',
+            'none',
+        ]
         assert parse(several, 'digits') == [
             'none', 'asymmetric:0.4,mapping=next', 'symmetric:0.2,include_true=False', 'file:a/b.npy,key=k',
         ]  # fmt: skip
@@ -218,7 +223,9 @@ class TestRuns:
             assert str(log) in line and last_line(log) in line and 'nan' in line.lower()
             assert not (work_dir / cell.folder / 'result.json').exists(), 'it will be tried again'
         content = json.loads((work_dir / 'results.json').read_text())
-        assert len(content['cells']) == len(content['missing']) == 2 and content['versions']['mmelr'] == mmelr.__version__
+        assert (
+            len(content['cells']) == len(content['missing']) == 2 and content['versions']['mmelr'] == mmelr.__version__
+        )
         assert '2 of 4 runs are missing' in (work_dir / 'table.md').read_text()
         assert (work_dir / 'plot.png').read_bytes().startswith(b'\x89PNG')
 
@@ -381,11 +388,19 @@ class TestReport:
         benchmark.plot_heat_map(of, cells, tmp_path / 'heat_map.png')
         assert (tmp_path / 'heat_map.png').read_bytes().startswith(b'\x89PNG')
         assert benchmark.grid_of_two(benchmark.make_grid(['elr'], benchmark.variants(['a=1,2']), ['none'], [0])) is None
-        assert benchmark.grid_of_two(benchmark.make_grid(['elr'], benchmark.variants(['a=,2', 'b=1']), ['none'], [0])) is None
+        assert (
+            benchmark.grid_of_two(benchmark.make_grid(['elr'], benchmark.variants(['a=,2', 'b=1']), ['none'], [0]))
+            is None
+        )
 
     def test_plot_of_everything_there_can_be(self, tmp_path):
         methods = [*mmelr.METHODS, *(f'method-{i}' for i in range(12 - len(mmelr.METHODS)))]
-        noises = ['none', *(f'symmetric:{r}' for r in (0.2, 0.4, 0.6, 0.8)), 'asymmetric:0.4,mapping=mnist', 'file:a.npy']
+        noises = [
+            'none',
+            *(f'symmetric:{r}' for r in (0.2, 0.4, 0.6, 0.8)),
+            'asymmetric:0.4,mapping=mnist',
+            'file:a.npy',
+        ]
         cells = benchmark.make_grid(methods, [()], noises, range(3))
         rng = np.random.default_rng(0)
         of = {

@@ -144,7 +144,7 @@ def run_cell(cell: Cell, cfg: Config, folder: Path, in_process: bool) -> None:
 
 def _for_one_run(cfg: Config, folder: Path, in_process: bool) -> Config:
     """The config as it is run: nothing in this changes what a run learns or measures."""
-    # Every checkpoint has the config as text, which takes as long to format as some ten training steps of a small network.
+    # Every checkpoint has the config as text; to format it takes as long as ten training steps of a small network.
     cfg = Config(copy.deepcopy(cfg._cfg_dict), filename=cfg.filename, format_python_code=False)
     cfg.work_dir, cfg.launcher = str(folder), 'none'
     cfg.experiment_name = '_'.join(folder.parts[-3:])
@@ -164,7 +164,9 @@ def _picked(runner: Runner, folder: Path) -> str:
     name = os.path.basename(best or 'best')
     if not (folder / name).is_file():
         # On a GPU a repeated epoch may come out a little worse than the one that took the place of an earlier best.
-        raise FileNotFoundError(f'{folder / name}, the checkpoint of the picked epoch, is gone. Delete {folder}, and rerun.')
+        raise FileNotFoundError(
+            f'{folder / name}, the checkpoint of the picked epoch, is gone. Delete {folder}, and rerun.'
+        )
     return name
 
 
