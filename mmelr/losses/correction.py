@@ -29,7 +29,7 @@ def forward_loss(logits: Tensor, labels: Tensor, transition: Tensor) -> Tensor:
 
     Its minimiser under noisy labels is that of cross entropy under clean ones (Theorem 2 of the paper). Computed from
     logarithms, so that a label is never impossible by underflow. A label that T itself never gives, a column of
-    zeros, says nothing: its loss is a constant without gradient.
+    zeros, says nothing: its loss is 0, where the formula gives infinity.
 
     Args:
         logits (Tensor): Outputs of the network, [N, C], any floating dtype.
@@ -48,8 +48,7 @@ def forward_loss(logits: Tensor, labels: Tensor, transition: Tensor) -> Tensor:
     # sources[..., i]: how likely the label is where the true class is i. For each sample's label, or for all labels.
     sources = transition.t().to(log_p.dtype)
     sources = rows_of(sources, labels) if labels.dim() == 1 else sources
-    tiny = torch.finfo(log_p.dtype).tiny
-    log_sources = torch.where((sources > 0).any(dim=-1, keepdim=True), sources, tiny).log()
+    log_sources = torch.where((sources > 0).any(dim=-1, keepdim=True), sources, 1).log()
     if labels.dim() == 1:
         return -(log_p + log_sources).logsumexp(dim=-1).mean()
     return pick(-(log_p[:, None] + log_sources).logsumexp(dim=-1), labels).mean()
@@ -66,7 +65,7 @@ def backward_loss(logits: Tensor, labels: Tensor, inverse: Tensor) -> Tensor:
 
     Args:
         logits (Tensor): Outputs of the network, [N, C], any floating dtype.
-        labels (Tensor): Class indices [N] in [0, C), or distributions [N, C].
+        labels (Tensor): Class indices [N] in [0, C), or distributions [N, C]; these take N · C · C numbers.
         inverse (Tensor): The inverse of T, [C, C], on the device of the logits.
 
     Returns:
@@ -82,8 +81,8 @@ def backward_loss(logits: Tensor, labels: Tensor, inverse: Tensor) -> Tensor:
     if labels.dim() == 1:
         weights = rows_of(inverse, labels)
     else:
-        with torch.autocast(log_p.device.type, enabled=False):  # it would multiply in half precision
-            weights = labels.to(log_p.dtype) @ inverse
+        # A product and a sum, no matmul: autocast would run that one in half precision.
+        weights = (labels.to(log_p.dtype)[:, :, None] * inverse).sum(dim=1)
     return -(weights * log_p).sum(dim=1).mean()
 
 
@@ -205,7 +204,7 @@ class BackwardLoss(ForwardLoss):
 
 
 def estimate_transition(probabilities: Tensor | np.ndarray, quantile: float = 0.97) -> Tensor:
-    r"""Estimate T from the predictions of a network that was trained on the noisy labels (section 4.3 of the paper).
+    r"""Estimate T from the predictions of a network that was trained on the noisy labels.
 
     For each class i one sample is taken to be certainly of class i, and what the network says of it is row i:
     :math:`T_{ij} = p_j(x^i)`. The paper takes the sample with the largest :math:`p_i` (``quantile=1``), or, because
