@@ -13,6 +13,7 @@ import torch
 from runs import digits_config, train
 
 from mmelr.analysis import read_run
+from mmelr.analysis.benchmark import read_result
 from mmelr.datasets import Clothing1M, ImageNet50, MiniWebVision
 from mmelr.noise import LabelFile, NoiseRecord, TransitionNoise
 from mmelr.serialization import safe_load
@@ -390,27 +391,32 @@ class Memorization(Curves):
 
 
 class Json(Loader):
-    """Results that a tool reads again: of the grid, of the zoo."""
+    """Results that a tool reads again: of a benchmark, of the zoo."""
+
+    NOW = dict(method='elr', side=64, stack=dict(torch='2'), seconds=0, outside={}, configs={})
 
     def prepare(self, folder):
-        name, function = {'grid': ('run_grid', 'read_result'), 'zoo': ('zoo_coverage', 'read_json')}[self.name]
-        self.read = runpy.run_path(str(TOOLS / f'{name}.py'))[function]
+        if self.name == 'benchmark':
+            self.read = read_result
+        else:
+            read = runpy.run_path(str(TOOLS / 'zoo_coverage.py'))['read_json']
+            self.read = partial(read, now=self.NOW)
         return super().prepare(folder)
 
     def valid(self):
-        if self.name == 'grid':
-            value = dict(cfg_options=[], final_accuracy=90.5, best_accuracy=None, wrong_labels_memorized=0.1, seconds=3)
+        if self.name == 'benchmark':
+            picked = dict(picked_accuracy=None, picked_epoch=None, picked_by=None)
+            value = dict(last_accuracy=90.5, **picked, wrong_labels_memorized=0.1, epochs=3, seconds=3.5, cpu_seconds=3)
+            value |= dict(resumed=False)
         else:
             value = self.NOW | dict(configs={'a.py': dict(own='ok', elr='ok')})
         return {'results': json.dumps(value, indent=1).encode()}
-
-    NOW = dict(method='elr', side=64, stack=dict(torch='2'), seconds=0, outside={}, configs={})
 
     def odd(self, marker):
         return super().odd(marker) | hostile.odd_json()
 
     def load(self, path):
-        return self.read(path, [] if self.name == 'grid' else self.NOW)
+        return self.read(path)
 
     def check(self, result):
         assert result.keys() >= set(json.loads(self.valid()['results'])), result
@@ -428,7 +434,7 @@ LOADERS = {
         Resume('resume', '.pth'),
         Curves('curves', '.json'),
         Memorization('memorization', '.jsonl'),
-        Json('grid', '.json'),
+        Json('benchmark', '.json'),
         Json('zoo', '.json'),
     )
 }

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -604,3 +605,16 @@ def test_indices_that_do_not_fit(call):
 def test_everything_is_exported():
     for name in losses.__all__:
         assert getattr(losses, name).__doc__
+
+
+def test_the_lines_of_the_docs():
+    page = (Path(__file__).parents[1] / 'docs' / 'baselines.md').read_text(encoding='utf-8')
+    blocks = [code for code in re.findall(r'^```python\n(.*?)^```$', page, re.M | re.S) if 'model(images)' in code]
+    assert len(blocks) == 7
+    images, labels, indices = torch.randn(6, 5), torch.arange(6) % 3, torch.arange(6)
+    for code in blocks:
+        session = dict(model=torch.nn.Linear(5, 3), images=images, labels=labels, indices=indices)
+        exec(compile(code, 'snippet', 'exec'), session)
+        assert session.get('loss', session.get('transition')).isfinite().all()
+    ten = 0.2 * np.eye(10) + 0.08
+    assert np.allclose(np.linalg.inv(ten), 5 * np.eye(10) - 0.4)  # as the page says

@@ -169,9 +169,6 @@ def test_prepare_fashion_mnist(tmp_path):
 @pytest.mark.parametrize('text', ['', '{"cfg_options": []', '[]', '{"cfg_options": []}', '\xff'])
 def test_results_of_tools_that_are_damaged(tmp_path, text):
     (tmp_path / 'result.json').write_bytes(text.encode('latin1'))
-    read = runpy.run_path(str(ROOT / 'tools/run_grid.py'))['read_result']
-    with pytest.raises(ValueError, match='result.json'):
-        read(tmp_path / 'result.json', [])
     now = dict(method='elr', side=64, stack={}, seconds=0, outside={}, configs={})
     read = runpy.run_path(str(ROOT / 'tools/zoo_coverage.py'))['read_json']
     with pytest.raises(ValueError, match='result.json'):
@@ -197,16 +194,6 @@ def test_curves_of_a_run_that_was_killed(tmp_path):
             read_run(tmp_path)
 
 
-def test_grid_runs_each_cell_once(tmp_path):
-    command = (sys.executable, 'tools/run_grid.py', 'configs/ce_digits.py', 'configs/elr_digits.py', '--noise',
-               'symmetric:0.2', '--jobs', '2', '--work-dir', tmp_path, '--cfg-options', *SMALL)  # fmt: skip
-    out = run(*command)
-    assert out.count('symmetric:0.2  seed') == 2 and '| elr_digits |' in out
-    results = json.loads((tmp_path / 'results.json').read_text())
-    assert {(r['config'], r['seed']) for r in results} == {(c, s) for c in ('ce_digits', 'elr_digits') for s in [0]}
-    assert run(*command).count('symmetric:0.2  seed') == 0, 'finished runs are not repeated'
-
-
 def test_refused_resume_changes_nothing(trained):
     """Not even the config, which MMEngine writes before anything can be compared."""
     before = {f: f.read_bytes() for f in trained.iterdir() if f.is_file()}
@@ -214,24 +201,6 @@ def test_refused_resume_changes_nothing(trained):
               'symmetric:0.2', '--cfg-options', *SMALL, code=2)  # fmt: skip
     assert 'train.py: Cannot resume: the checkpoint was trained on other labels' in out
     assert {f: f.read_bytes() for f in trained.iterdir() if f.is_file()} == before
-
-
-def test_grid_does_not_mix_options(tmp_path):
-    (tmp_path / 'elr_digits' / 'symmetric_0.2' / 'seed-0').mkdir(parents=True)
-    result = dict(
-        config='elr_digits', noise='symmetric:0.2', seed=0, final_accuracy=1.0, cfg_options=['model.head.lam=1']
-    )
-    (tmp_path / 'elr_digits' / 'symmetric_0.2' / 'seed-0' / 'result.json').write_text(json.dumps(result))
-    command = (
-        sys.executable,
-        'tools/run_grid.py',
-        'configs/elr_digits.py',
-        '--noise',
-        'symmetric:0.2',
-        '--work-dir',
-        tmp_path,
-    )
-    assert "holds a run with the options ['model.head.lam=1']" in run(*command, code=2)
 
 
 def test_wheel(tmp_path):

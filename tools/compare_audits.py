@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 import mmelr
+from mmelr.analysis.processes import Task, run_tasks
 from mmelr.cli import fail_early
 from mmelr.serialization import load_json
 
@@ -197,6 +197,14 @@ def tables(results: list[dict]) -> str:
     return '\n'.join(lines)
 
 
+def run_cell(dataset: str, noise: str, seed: int, path: Path) -> None:
+    """A cell, into its file."""
+    result = cell(dataset, noise, seed, path.parent)
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps(result, indent=2, default=float) + '\n')
+    os.replace(part, path)
+
+
 def main() -> None:
     """Run the cells, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,45 +213,32 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=1, help='cells at a time')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare_audits'))
-    parser.add_argument('--one', type=Path, metavar='RESULT.json', help=argparse.SUPPRESS)  # this process is a cell's
     args = parser.parse_args()
     with fail_early():
         mmelr.require_openmmlab()
         import cleanlab  # noqa: F401  an optional extra: pip install 'mmelr[cleanlab]'
 
-    if args.one:
-        result = cell(args.dataset, args.noise[0], args.seeds[0], args.one.parent)
-        part = args.one.with_suffix('.part')
-        part.write_text(json.dumps(result, indent=2, default=float) + '\n')
-        os.replace(part, args.one)
-        return
-    wanted = {
-        args.work_dir / args.dataset / noise.replace(':', '_').replace(',', '_') / f'seed-{seed}' / 'result.json': (
-            noise,
-            seed,
-        )
-        for seed in args.seeds
-        for noise in args.noise or NOISES[args.dataset]
+    wanted = {}
+    for seed in args.seeds:
+        for noise in args.noise or NOISES[args.dataset]:
+            folder = args.work_dir / args.dataset / noise.replace(':', '_').replace(',', '_') / f'seed-{seed}'
+            wanted[folder / 'result.json'] = noise, seed
+    failed = []
+
+    def ended(path: Path, status: int) -> None:
+        if status or not path.is_file():
+            failed.append(path)
+            print(f'{" ".join(map(str, wanted[path]))} failed, see {path.with_name("log.txt")}', flush=True)
+            return
+        result = load_json(path)
+        print(*wanted[path], {way: round(result[way]['f1'], 3) for way in ('elr', 'ce', 'cleanlab')}, flush=True)
+
+    tasks = {
+        path: Task(run_cell, (args.dataset, *of, path), path.with_name('log.txt'))
+        for path, of in wanted.items()
+        if not path.is_file()
     }
-    left, running, failed = [path for path in wanted if not path.is_file()], {}, []
-    while left or running:
-        while left and len(running) < args.jobs:
-            path = left.pop(0)
-            noise, seed = wanted[path]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, __file__, args.dataset, '--noise', noise, '--seeds', str(seed)]
-            command += ['--one', str(path)]
-            with open(path.with_name('log.txt'), 'w') as log:
-                env = {'OMP_NUM_THREADS': '1'} | os.environ
-                running[path] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
-        time.sleep(1)
-        for path in [path for path, process in running.items() if process.poll() is not None]:
-            if running.pop(path).returncode:
-                failed.append(path)
-                print(f'{" ".join(map(str, wanted[path]))} failed, see {path.with_name("log.txt")}', flush=True)
-                continue
-            result = load_json(path)
-            print(*wanted[path], {way: round(result[way]['f1'], 3) for way in ('elr', 'ce', 'cleanlab')}, flush=True)
+    run_tasks(tasks, ended, jobs=args.jobs, preload=('mmelr.analysis.audit', 'cleanlab', 'sklearn.metrics'))
     results = [load_json(path) for path in wanted if path not in failed]
     if results:
         print(f'{args.dataset}, seeds {", ".join(map(str, args.seeds))}\n{tables(results)}')

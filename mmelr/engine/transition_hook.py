@@ -10,16 +10,15 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from ..datasets import NoisyLabelDataset
 from ..losses import estimate_transition
 from ..losses.checks import check_range
 from ..models import BackwardLoss, ForwardLoss
-from ..noise import transition_matrix
+from ..noise import NoiseRecord, transition_matrix
 from ..noise.files import check_suffix
 from ..noise.synthetic import read_matrix
 from .predictions import loss_and_dataset, training_predictions
 
-__all__ = ['TransitionHook']
+__all__ = ['TransitionHook', 'known_transition']
 
 _SUFFIXES = ('.npy', '.csv', '.txt')
 
@@ -76,7 +75,7 @@ class TransitionHook(Hook):
                     'will, and trains with cross entropy. Lower warm_up.'
                 )
             return
-        matrix = _known(self._dataset) if self.path is None else read_matrix(self.path)
+        matrix = known_transition(self._dataset.record) if self.path is None else read_matrix(self.path)
         self._loss.set_transition(matrix)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -97,16 +96,25 @@ class TransitionHook(Hook):
         runner.message_hub.update_info('transition_from', runner.epoch + 1)
         error = ''
         if self._dataset.record.clean_label is not None:
-            distance = (matrix.cpu().double() - _known(self._dataset)).abs().sum(dim=1).mean()
+            distance = (matrix.cpu().double() - known_transition(self._dataset.record)).abs().sum(dim=1).mean()
             error = f'; its rows are {distance:.3f} from the true ones (L1 distance, mean over the classes)'
         runner.logger.info(
             f'Transition matrix estimated (epochs: {runner.epoch}): {matrix.diag().mean():.3f} on the diagonal{error}.'
         )
 
 
-def _known(dataset: NoisyLabelDataset) -> Tensor:
-    """How the labels of each class came out, float64 [C, C]."""
-    record = dataset.record
+def known_transition(record: NoiseRecord) -> Tensor:
+    """How the labels of each class came out.
+
+    Args:
+        record (NoiseRecord): The labels of a run.
+
+    Returns:
+        Tensor: T, float64 [C, C]; a class without samples keeps its label.
+
+    Raises:
+        ValueError: The clean labels are unknown.
+    """
     if record.clean_label is None:
         raise ValueError(
             'The transition matrix is not known: these labels are noisy as given, and the clean ones are not there to '

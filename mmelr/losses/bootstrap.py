@@ -23,8 +23,8 @@ def bootstrap_loss(logits: Tensor, labels: Tensor, beta: float, hard: bool = Fal
         z_{ic} = 1 \text{ where } c = \arg\max_k p_{ik}
 
     In the soft one the gradient flows through both p: the second term is the entropy of the prediction, and the loss
-    "softmax regression with minimum entropy regularization", as the paper says. Code that treats the first p as a
-    constant minimises something else.
+    is softmax regression with minimum entropy regularization, as the paper says. Code that holds the first p of
+    that term constant has another gradient.
 
     Args:
         logits (Tensor): Outputs of the network, [N, C], any floating dtype.

@@ -204,7 +204,7 @@ class BackwardLoss(ForwardLoss):
 
 
 def estimate_transition(probabilities: Tensor | np.ndarray, quantile: float = 0.97) -> Tensor:
-    r"""Estimate T from the predictions of a network that was trained on the noisy labels (section 4.3 of the paper).
+    r"""Estimate T from the predictions of a network that was trained on the noisy labels.
 
     For each class i one sample is taken to be certainly of class i, and what the network says of it is row i:
     :math:`T_{ij} = p_j(x^i)`. The paper takes the sample with the largest :math:`p_i` (``quantile=1``), or, because

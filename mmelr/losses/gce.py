@@ -109,8 +109,7 @@ class TruncatedGCELoss(nn.Module):
     in turn (Algorithm 1). :meth:`forward` is the loss for given weights, a mean over all samples of the batch, also
     those without weight. :meth:`prune` minimises over the weights: :math:`w_i = 1` where :math:`L_q(p_i) < L_q(k)`,
     which for a class index is p > k, else 0. All weights are 1 at first. Call :meth:`prune` on the whole training set
-    now and then, with the best network so far and without augmentation; the paper prunes after 40 epochs, and again
-    every 10.
+    now and then, with the best network so far and without augmentation; published: after 40 epochs, and again every 10.
 
     Args:
         num_samples (int): Samples in the training set, n.

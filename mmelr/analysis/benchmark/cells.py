@@ -22,19 +22,9 @@ from .grid import Cell, differences
 __all__ = ['check_settings', 'epochs_done', 'read_result', 'run_cell', 'settings_of']
 
 RESULT, SETTINGS, LOG = 'result.json', 'settings.json', 'log.txt'
-_NUMBER = (int, float)
-#: What a result must hold, and as what.
-_FIELDS = dict(
-    last_accuracy=_NUMBER,
-    picked_accuracy=(*_NUMBER, type(None)),
-    picked_epoch=(int, type(None)),
-    picked_by=(*_NUMBER, type(None)),
-    epochs=(int,),
-    wrong_labels_memorized=(*_NUMBER, type(None)),
-    seconds=_NUMBER,
-    cpu_seconds=_NUMBER,
-    resumed=(bool,),
-)
+#: What a result must hold; with None where there may be nothing.
+_NUMBERS = ('last_accuracy', 'epochs', 'seconds', 'cpu_seconds')
+_NUMBERS_OR_NONE = ('picked_accuracy', 'picked_epoch', 'picked_by', 'wrong_labels_memorized')
 
 
 def settings_of(cfg: Config) -> dict:
@@ -67,19 +57,30 @@ def check_settings(folder: Path, settings: dict) -> None:
         )
 
 
-def read_result(folder: Path) -> dict | None:
+def read_result(file: Path) -> dict | None:
     """What a cell that is finished measured; None if it is not.
+
+    Args:
+        file (Path): Its ``result.json``.
 
     Raises:
         ValueError: The file is no result.
     """
-    file = folder / RESULT
     if not file.is_file():
         return None
     result = load_json(file)
-    if not isinstance(result, dict) or any(type(result.get(k, '')) not in kinds for k, kinds in _FIELDS.items()):
+    if (
+        not isinstance(result, dict)
+        or not all(_is_number(result.get(key)) for key in _NUMBERS)
+        or not all(result.get(key, '') is None or _is_number(result.get(key)) for key in _NUMBERS_OR_NONE)
+        or type(result.get('resumed')) is not bool
+    ):
         raise ValueError(f'{file} is not the result of a run. Delete it, and the run goes on from its last checkpoint.')
     return result
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e9
 
 
 def epochs_done(folder: Path) -> int:
@@ -143,7 +144,7 @@ def run_cell(cell: Cell, cfg: Config, folder: Path, in_process: bool) -> None:
 
 def _for_one_run(cfg: Config, folder: Path, in_process: bool) -> Config:
     """The config as it is run: nothing in this changes what a run learns or measures."""
-    # Every checkpoint has the config as text, which takes as long to format as some ten training steps of a small network.
+    # Every checkpoint has the config as text; to format it takes as long as ten training steps of a small network.
     cfg = Config(copy.deepcopy(cfg._cfg_dict), filename=cfg.filename, format_python_code=False)
     cfg.work_dir, cfg.launcher = str(folder), 'none'
     cfg.experiment_name = '_'.join(folder.parts[-3:])
@@ -163,7 +164,9 @@ def _picked(runner: Runner, folder: Path) -> str:
     name = os.path.basename(best or 'best')
     if not (folder / name).is_file():
         # On a GPU a repeated epoch may come out a little worse than the one that took the place of an earlier best.
-        raise FileNotFoundError(f'{folder / name}, the checkpoint of the picked epoch, is gone. Delete {folder}, and rerun.')
+        raise FileNotFoundError(
+            f'{folder / name}, the checkpoint of the picked epoch, is gone. Delete {folder}, and rerun.'
+        )
     return name
 
 

@@ -57,7 +57,7 @@ def plot_benchmark(results: dict[Cell, dict], path: str | PathLike, title: str =
     )  # fmt: skip
     for line, key in zip(axes, shown, strict=True):
         line[0].set_ylabel(f'test accuracy [%]\n{_PANELS[key]}')
-        for axis, (kind, rates) in zip(line, kinds.items(), strict=True):
+        for axis, rates in zip(line, kinds.values(), strict=True):
             for i, row in enumerate(rows):
                 _draw(axis, i, len(rows), {rate: FIGURES[key].of(results, row, n) for n, rate in rates.items()}, row)
             axis.grid(alpha=0.3, axis='both' if len(rates) > 1 else 'y')
@@ -67,9 +67,10 @@ def plot_benchmark(results: dict[Cell, dict], path: str | PathLike, title: str =
             else:
                 axis.set_xticks(sorted(rates.values()))
     for axis, (kind, rates) in zip(axes[0], kinds.items(), strict=True):
+        form, _, options = kind.partition(' ')
         [*_, rate] = rates.values()
-        several = len(rates) > 1 or not rate
-        axis.set_title(kind if several else kind.replace(' ', f' {rate:g} %\n', 1) if ' ' in kind else f'{kind} {rate:g} %')
+        rate = f' {rate:g} %' if len(rates) == 1 and rate else ''
+        axis.set_title('\n'.join(filter(None, [f'{form}{rate}', options])))
     for axis, rates in zip(axes[-1], kinds.values(), strict=True):
         axis.set_xlabel('noise rate [%]' if len(rates) > 1 else '')
     handles = {}

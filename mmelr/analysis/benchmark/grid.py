@@ -12,12 +12,21 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
 
-from ...apis import METHODS, apply_method, load_config
+from ...apis import METHODS, apply_method
 from ...noise import parse_noise
 
-__all__ = ['Cell', 'cell_config', 'differences', 'make_grid', 'parse_methods', 'parse_noises', 'parse_seeds', 'variants']
+__all__ = [
+    'Cell',
+    'cell_config',
+    'differences',
+    'make_grid',
+    'parse_methods',
+    'parse_noises',
+    'parse_seeds',
+    'variants',
+]
 
-#: For asymmetric noise that names no mapping: which class is mistaken for which, by the first words of a data set's name.
+#: For asymmetric noise that names no mapping: which class is mistaken for which, by how a data set's name begins.
 _MAPPINGS = {'digits': 'mnist', 'fashion_mnist': 'next', 'cifar100': 'cifar100', 'cifar10': 'cifar10'}
 #: Share of the noisy training data that is held out for model selection where the config holds nothing out by itself.
 HELD_OUT = 0.1
@@ -54,7 +63,9 @@ class Cell:
         return f'{" ".join(self.row)}  {self.noise}  seed {self.seed}'
 
 
-def make_grid(methods: Sequence[str], options: Sequence[tuple], noises: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+def make_grid(
+    methods: Sequence[str], options: Sequence[tuple], noises: Sequence[str], seeds: Sequence[int]
+) -> list[Cell]:
     """All cells, each once, those of the first seed first: so that there is soon a first impression of everything."""
     grid = [Cell(*cell) for cell in itertools.product(methods, options, noises, seeds)]
     return sorted(dict.fromkeys(grid), key=lambda cell: seeds.index(cell.seed))
@@ -103,8 +114,10 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         ValueError: Anything else.
     """
-    if not re.fullmatch(r'[1-9]\d*|\d+(,\d+)*,?', text) or (',' not in text and int(text) > 1000):
-        raise ValueError(f'--seeds takes a number of seeds, as in 5 for 0 to 4, or a list as in 3,4 or 3, but is {text!r}.')
+    if not re.fullmatch(r'[1-9]\d*|(\d+,)+\d*', text) or (',' not in text and int(text) > 1000):
+        raise ValueError(
+            f'--seeds takes a number of seeds, as in 5 for 0 to 4, or a list as in 3,4 or 3, but is {text!r}.'
+        )
     return list(dict.fromkeys(map(int, text.strip(',').split(',')))) if ',' in text else list(range(int(text)))
 
 
@@ -178,7 +191,8 @@ def _method_config(dataset: str, cell: Cell, configs: Path) -> Config:
                 return apply_method(str(file), None if method == cell.method else cell.method)
     known = sorted({re.sub('_a?sym$', '', file.stem[3:]) for file in configs.glob('ce_*.py')})
     raise FileNotFoundError(
-        f'--dataset {dataset}: there is no {configs}/ce_{dataset}.py. Known are {", ".join(known)}, or name a config file.'
+        f'--dataset {dataset}: there is no {configs}/ce_{dataset}.py. Known are {", ".join(known)}; or name a config '
+        'file.'
     )
 
 
@@ -190,8 +204,8 @@ def _hold_out(cfg: Config, share: float | None, seed: int) -> None:
     if val is not None and val.dataset.type == 'NoisyLabelDataset':
         if share is not None:
             raise ValueError(
-                f'--hold-out {share:g}: the config holds out a part of the training data by itself. Leave the option out, '
-                'or change train_dataloader.dataset and val_dataloader.dataset of the config.'
+                f'--hold-out {share:g}: the config holds out a part of the training data by itself. Leave the '
+                'option out, or change train_dataloader.dataset and val_dataloader.dataset of the config.'
             )
         return
     share = HELD_OUT if share is None else share
@@ -201,8 +215,8 @@ def _hold_out(cfg: Config, share: float | None, seed: int) -> None:
     splits = round(1 / share) if 0 < share <= 0.5 else 0
     if not splits or abs(share * splits - 1) > 1e-6:
         raise ValueError(f'--hold-out is 0 or one part of N, as 0.1, 0.2 or 0.5, but is {share:g}.')
-    # By random folds, for data may come in the order of the classes. NoisyLabelDataset knows the samples in them, so that
-    # all keep the labels that they have in the whole.
+    # By random folds, for data may come in the order of the classes. NoisyLabelDataset knows the samples in them, so
+    # that all keep the labels that they have in the whole.
     part = dict(type='KFoldDataset', num_splits=splits, fold=0, seed=seed)
     seen = _evaluated(train.dataset.dataset, _pipeline(cfg.test_dataloader.dataset))
     cfg.val_dataloader = ConfigDict(

@@ -93,7 +93,11 @@ def tables(results: dict[Cell, dict], cells: Sequence[Cell], dataset: str) -> st
         str: Markdown.
     """
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
-    lines = [f'# {dataset}', '', f'Seeds {", ".join(map(str, seeds))}; mean ± sample standard deviation. Bold: best mean.']
+    lines = [
+        f'# {dataset}',
+        '',
+        f'Seeds {", ".join(map(str, seeds))}; mean ± sample standard deviation. Bold: best mean.',
+    ]
     if len(results) < len(cells):
         lines[-1] += f' {len(cells) - len(results)} of {len(cells)} runs are missing.'
     keys = grid_of_two(cells)
