@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..functional import log_probabilities
-from .checks import check_labels, check_range, pick
+from .checks import check_labels, check_range, loss_of_label
 
 __all__ = ['BootstrapLoss', 'bootstrap_loss']
 
@@ -41,7 +41,7 @@ def bootstrap_loss(logits: Tensor, labels: Tensor, beta: float, hard: bool = Fal
     labels = check_labels(labels, logits)
     log_p = log_probabilities(logits)
     believed = log_p.max(dim=1).values if hard else (log_p.exp() * log_p).sum(dim=1)
-    return -(beta * pick(log_p, labels) + (1 - beta) * believed).mean()
+    return (beta * loss_of_label(log_p, labels) - (1 - beta) * believed).mean()
 
 
 class BootstrapLoss(nn.Module):
