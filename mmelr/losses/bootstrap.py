@@ -17,13 +17,13 @@ __all__ = ['BootstrapLoss', 'bootstrap_loss']
 def bootstrap_loss(logits: Tensor, labels: Tensor, beta: float, hard: bool = False) -> Tensor:
     r"""Cross entropy with a label that is partly the prediction.
 
-    .. math::
-        L_{soft} &= -\frac1N \sum_i \sum_c (\beta y_{ic} + (1 - \beta) p_{ic}) \log p_{ic} \\
-        L_{hard} &= -\frac1N \sum_i \sum_c (\beta y_{ic} + (1 - \beta) z_{ic}) \log p_{ic}, \qquad
-        z_{ic} = 1 \text{ where } c = \arg\max_k p_{ik}
+    .. math:: L = -\frac1N \sum_i \sum_c (\beta y_{ic} + (1 - \beta) b_{ic}) \log p_{ic}
 
-    In the soft one the gradient flows through both p: the second term is the entropy of the prediction, and the loss
-    is softmax regression with minimum entropy regularization, as the paper says. Code that holds the first p of
+    What is believed, b, is p in the soft version; in the hard one it is 1 for the class with the largest p, and 0 for
+    the others.
+
+    In the soft version the gradient flows through both p: the second term is the entropy of the prediction, and the
+    loss is softmax regression with minimum entropy regularization, as the paper says. Code that holds the first p of
     that term constant has another gradient.
 
     Args:
