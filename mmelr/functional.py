@@ -57,15 +57,16 @@ def probabilities(logits: Tensor, eps: float = EPS) -> Tensor:
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """log p = log softmax(logits), without a clamp.
+    """log p = log softmax(logits), without the clamp of :func:`probabilities`.
 
     Args:
         logits (Tensor): Outputs of the network, [N, C], any floating dtype, any finite size.
 
     Returns:
-        Tensor: log p, [N, C], float32 (float64 for float64 logits), finite for finite logits.
+        Tensor: log p, [N, C], float32 (float64 for float64 logits), finite for finite logits: at least -1e30.
     """
-    return _stable(logits).log_softmax(dim=-1)
+    z = logits if logits.dtype == torch.float64 else logits.float()
+    return z.log_softmax(dim=-1).clamp(min=_LOWEST)
 
 
 def temporal_ensembling(t: Tensor, p: Tensor, beta: float) -> Tensor:

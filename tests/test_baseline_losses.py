@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from test_losses import train
 from torch import multiprocessing
 
 from mmelr import (
@@ -22,6 +23,7 @@ from mmelr import (
     losses,
 )
 from mmelr.functional import soft_labels
+from mmelr.noise import SymmetricNoise, transition_matrix
 
 N, C = 11, 4
 T = np.array([[0.7, 0.2, 0.1, 0.0], [0.0, 0.9, 0.05, 0.05], [0.3, 0.0, 0.6, 0.1], [0.1, 0.1, 0.1, 0.7]])
@@ -618,3 +620,26 @@ def test_the_lines_of_the_docs():
         assert session.get('loss', session.get('transition')).isfinite().all()
     ten = 0.2 * np.eye(10) + 0.08
     assert np.allclose(np.linalg.inv(ten), 5 * np.eye(10) - 0.4)  # as the page says
+
+
+# ---- training
+
+
+def test_wrong_labels_are_memorised_less_than_by_cross_entropy():
+    datasets = pytest.importorskip('sklearn.datasets')
+    images, clean = datasets.load_digits(return_X_y=True)
+    noisy = SymmetricNoise(rate=0.4, seed=0)(clean, 10)
+    criteria = dict(
+        ce=torch.nn.CrossEntropyLoss(),
+        forward=ForwardLoss(transition_matrix(clean, noisy, 10)),
+        gce=GCELoss(),
+        sl=SCELoss(),
+    )
+    images, clean, noisy = torch.tensor(images / 16).float(), torch.tensor(clean), torch.tensor(noisy)
+    wrong = clean != noisy
+    found = {name: train(images, noisy, lambda z, y, i, c=c: c(z, y)) for name, c in criteria.items()}
+    accuracy = {name: (p == clean).float().mean() for name, p in found.items()}
+    memorised = {name: (p == noisy)[wrong].float().mean() for name, p in found.items()}
+    assert accuracy['ce'] < 0.8 and memorised['ce'] > 0.45
+    for name in ('forward', 'gce', 'sl'):
+        assert accuracy[name] > 0.88 and memorised[name] < 0.25, name

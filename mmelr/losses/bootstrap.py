@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..functional import log_probabilities
-from .checks import check_labels, check_range, pick
+from .checks import check_labels, check_range, loss_of_label
 
 __all__ = ['BootstrapLoss', 'bootstrap_loss']
 
@@ -17,13 +17,13 @@ __all__ = ['BootstrapLoss', 'bootstrap_loss']
 def bootstrap_loss(logits: Tensor, labels: Tensor, beta: float, hard: bool = False) -> Tensor:
     r"""Cross entropy with a label that is partly the prediction.
 
-    .. math::
-        L_{soft} &= -\frac1N \sum_i \sum_c (\beta y_{ic} + (1 - \beta) p_{ic}) \log p_{ic} \\
-        L_{hard} &= -\frac1N \sum_i \sum_c (\beta y_{ic} + (1 - \beta) z_{ic}) \log p_{ic}, \qquad
-        z_{ic} = 1 \text{ where } c = \arg\max_k p_{ik}
+    .. math:: L = -\frac1N \sum_i \sum_c (\beta y_{ic} + (1 - \beta) b_{ic}) \log p_{ic}
 
-    In the soft one the gradient flows through both p: the second term is the entropy of the prediction, and the loss
-    is softmax regression with minimum entropy regularization, as the paper says. Code that holds the first p of
+    What is believed, b, is p in the soft version; in the hard one it is 1 for the class with the largest p, and 0 for
+    the others.
+
+    In the soft version the gradient flows through both p: the second term is the entropy of the prediction, and the
+    loss is softmax regression with minimum entropy regularization, as the paper says. Code that holds the first p of
     that term constant has another gradient.
 
     Args:
@@ -41,7 +41,7 @@ def bootstrap_loss(logits: Tensor, labels: Tensor, beta: float, hard: bool = Fal
     labels = check_labels(labels, logits)
     log_p = log_probabilities(logits)
     believed = log_p.max(dim=1).values if hard else (log_p.exp() * log_p).sum(dim=1)
-    return -(beta * pick(log_p, labels) + (1 - beta) * believed).mean()
+    return (beta * loss_of_label(log_p, labels) - (1 - beta) * believed).mean()
 
 
 class BootstrapLoss(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..noise.checks import check_matrix
 
-__all__ = ['check_indices', 'check_labels', 'check_range', 'check_transition', 'pick', 'rows_of']
+__all__ = ['check_indices', 'check_labels', 'check_range', 'check_transition', 'loss_of_label', 'rows_of']
 
 
 def check_range(name: str, value: float, low: float, high: float, meaning: str, open_ends: bool = False) -> None:
@@ -118,19 +119,21 @@ def check_transition(matrix: Tensor | list, num_classes: int | None = None) -> T
     return checked
 
 
-def pick(values: Tensor, labels: Tensor) -> Tensor:
-    """The value of each sample's label, averaged over a soft label.
+def loss_of_label(log_p: Tensor, labels: Tensor, loss: Callable[[Tensor], Tensor] = torch.neg) -> Tensor:
+    """The loss of each sample's label, averaged over a soft label.
 
     Args:
-        values (Tensor): One for each class, [N, C].
+        log_p (Tensor): Logarithms of the probabilities, [N, C].
         labels (Tensor): What :func:`check_labels` returns.
+        loss (Callable): The loss of labels, from the logarithms of their probabilities, of any shape. Of class indices
+            it is computed for these alone. Defaults to cross entropy, -log p.
 
     Returns:
         Tensor: [N].
     """
     if labels.dim() == 2:
-        return (labels.to(values.dtype) * values).sum(dim=1)
-    return values.gather(1, labels[:, None]).squeeze(1)
+        return (labels.to(log_p.dtype) * loss(log_p)).sum(dim=1)
+    return loss(log_p.gather(1, labels[:, None]).squeeze(1))
 
 
 def rows_of(matrix: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import log_probabilities
-from .checks import check_labels, check_range, check_transition, pick, rows_of
+from .checks import check_labels, check_range, check_transition, loss_of_label, rows_of
 
 __all__ = ['BackwardLoss', 'ForwardLoss', 'backward_loss', 'estimate_transition', 'forward_loss']
 
@@ -51,7 +51,7 @@ def forward_loss(logits: Tensor, labels: Tensor, transition: Tensor) -> Tensor:
     log_sources = torch.where((sources > 0).any(dim=-1, keepdim=True), sources, 1).log()
     if labels.dim() == 1:
         return -(log_p + log_sources).logsumexp(dim=-1).mean()
-    return pick(-(log_p[:, None] + log_sources).logsumexp(dim=-1), labels).mean()
+    return loss_of_label((log_p[:, None] + log_sources).logsumexp(dim=-1), labels).mean()
 
 
 def backward_loss(logits: Tensor, labels: Tensor, inverse: Tensor) -> Tensor:

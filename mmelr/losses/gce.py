@@ -7,6 +7,7 @@ Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Netw
 from __future__ import annotations
 
 import math
+from functools import partial
 from numbers import Integral
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ..functional import log_probabilities
 from ..memory.groups import gather_rows, world_size
-from .checks import check_indices, check_labels, check_range, pick
+from .checks import check_indices, check_labels, check_range, loss_of_label
 
 __all__ = ['GCELoss', 'TruncatedGCELoss', 'box_cox', 'gce_loss']
 
@@ -61,7 +62,7 @@ def gce_loss(logits: Tensor, labels: Tensor, q: float) -> Tensor:
         ValueError: Labels that do not fit.
     """
     labels = check_labels(labels, logits)
-    return pick(box_cox(log_probabilities(logits), q), labels).mean()
+    return loss_of_label(log_probabilities(logits), labels, partial(box_cox, q=q)).mean()
 
 
 class GCELoss(nn.Module):
@@ -192,4 +193,4 @@ class TruncatedGCELoss(nn.Module):
         """L_q(p) - L_q(k) of each sample, [N]."""
         labels = check_labels(labels, logits)
         check_indices(indices, self.num_samples, len(logits))
-        return pick(box_cox(log_probabilities(logits), self.q), labels) - self._limit
+        return loss_of_label(log_probabilities(logits), labels, partial(box_cox, q=self.q)) - self._limit

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import log_probabilities
-from .checks import check_labels, check_range, pick
+from .checks import check_labels, check_range, loss_of_label
 
 __all__ = ['SCELoss', 'sce_loss']
 
@@ -45,9 +45,12 @@ def sce_loss(logits: Tensor, labels: Tensor, alpha: float, beta: float, log_zero
         ValueError: Labels that do not fit.
     """
     labels = check_labels(labels, logits)
-    log_p = log_probabilities(logits)
-    # expm1(log p) = -(1 - p), without the cancellation near p = 1.
-    return pick(beta * log_zero * torch.expm1(log_p) - alpha * log_p, labels).mean()
+
+    def loss(log_p: Tensor) -> Tensor:
+        # expm1(log p) = -(1 - p), without the cancellation near p = 1.
+        return beta * log_zero * torch.expm1(log_p) - alpha * log_p
+
+    return loss_of_label(log_probabilities(logits), labels, loss).mean()
 
 
 class SCELoss(nn.Module):
