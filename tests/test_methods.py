@@ -545,6 +545,7 @@ torch.distributed.barrier()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_agree(tmp_path):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
