@@ -129,7 +129,7 @@ def test_held_out_part_gets_the_same_noise():
 @pytest.mark.parametrize(
     'change, error, words',
     [
-        (dict(method='elrr'), ValueError, "Unknown method 'elrr'; known are ce, elr"),
+        (dict(method='elrr'), ValueError, "Unknown method 'elrr'; known are ce, bootstrap-soft, .*, elr, "),
         (dict(method='elr', gamma=1), TypeError, 'no option gamma; it has beta, lam, memory_dtype'),
         (dict(method='elr+', width=1), TypeError, 'no option width; it has beta, lam, .*, schedule'),
         (dict(method='elr+', num_networks=3), ValueError, 'num_networks must be 1 or 2, got 3'),

@@ -40,8 +40,9 @@ class TransitionHook(Hook):
     Args:
         source (str): ``'known'``, ``'estimated'`` or the path of a file. Defaults to ``'known'``.
         warm_up (int): Epochs of cross entropy before the estimate. Defaults to 10.
-        quantile (float): Which quantile of the probabilities of a class marks its typical sample, in [0, 1]; 1 is the
-            largest. Defaults to 0.97, as published.
+        quantile (float, optional): Which quantile of the probabilities of a class marks its typical sample, in
+            [0, 1]; 1 is the largest. Defaults to 0.97, as published, and to 1 where a class has less than 3 % of the
+            labels, for there that quantile would mark a sample of another class.
 
     Raises:
         ValueError: A value outside its range.
@@ -49,12 +50,13 @@ class TransitionHook(Hook):
 
     priority = 'VERY_HIGH'  # NoiseRecordHook's: what it leaves behind of a checkpoint, this sets anew
 
-    def __init__(self, source: str = 'known', warm_up: int = 10, quantile: float = 0.97) -> None:
+    def __init__(self, source: str = 'known', warm_up: int = 10, quantile: float | None = None) -> None:
         if not isinstance(source, str):
             raise ValueError(f"source of TransitionHook must be 'known', 'estimated' or a file, got {source!r}.")
         if not isinstance(warm_up, int) or warm_up < 0:
             raise ValueError(f'warm_up of TransitionHook must be a number of epochs, at least 0, got {warm_up!r}.')
-        check_range('quantile', quantile, 0, 1, 'The paper uses 0.97, and 1 for CIFAR-100.')
+        if quantile is not None:
+            check_range('quantile', quantile, 0, 1, 'The paper uses 0.97, and 1 for CIFAR-100.')
         self.source = source
         self.warm_up = warm_up
         self.quantile = quantile
@@ -91,7 +93,7 @@ class TransitionHook(Hook):
                 probabilities = torch.zeros(len(used), logits.shape[1])
             probabilities[positions[indices]] = logits.softmax(dim=1).cpu()
         all_reduce(probabilities, op='max')  # a rank's rows are zero on the others
-        matrix = estimate_transition(probabilities, self.quantile)
+        matrix = estimate_transition(probabilities, self._quantile())
         self._loss.set_transition(matrix)
         runner.message_hub.update_info('transition_from', runner.epoch + 1)
         error = ''
@@ -101,6 +103,13 @@ class TransitionHook(Hook):
         runner.logger.info(
             f'Transition matrix estimated (epochs: {runner.epoch}): {matrix.diag().mean():.3f} on the diagonal{error}.'
         )
+
+    def _quantile(self) -> float:
+        if self.quantile is not None:
+            return self.quantile
+        labels = self._dataset.record.noisy_label[np.unique(self._dataset.sample_idx)]
+        shares = np.bincount(labels, minlength=self._dataset.record.num_classes) / len(labels)
+        return 0.97 if shares.min() >= 0.03 else 1.0
 
 
 def known_transition(record: NoiseRecord) -> Tensor:
