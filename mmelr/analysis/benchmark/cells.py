@@ -174,6 +174,7 @@ def _test(cfg: Config, checkpoint: Path) -> float:
     cfg = copy.deepcopy(cfg)
     cfg.load_from, cfg.resume = str(checkpoint), False
     cfg.work_dir = str(checkpoint.parent / 'test')
+    cfg.test_dataloader.persistent_workers = False  # for one pass
     cfg.experiment_name += f'_{checkpoint.stem}'
     metrics = Runner.from_cfg(cfg).test()
     if ACCURACY not in metrics:
