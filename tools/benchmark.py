@@ -103,13 +103,13 @@ class Board:
 
         log = self.folder(cell) / 'log.txt'
         self._began.pop(cell, None)
-        result = read_result(self.folder(cell) / RESULT) if status == 0 else None
-        if result is None:
+        result = self.folder(cell) / RESULT
+        if status or not result.is_file():
             reason = last_line(log) if status >= 0 else f'killed by signal {-status}'
             self.failed[cell] = reason if status else f'stopped before its end ({reason})'
             self.progress.result(f'{cell}: FAILED, {self.failed[cell]}; see {log}', ok=False)
             return
-        self.results[cell] = result
+        self.results[cell] = result = read_result(result)
         text = f'last {result["last_accuracy"]:.2f} %'
         if result['picked_accuracy'] is not None:
             text += f', picked {result["picked_accuracy"]:.2f} % (epoch {result["picked_epoch"]})'
@@ -157,9 +157,9 @@ def main() -> None:
         for cell in cells:  # all are read before any is run, so that a mistake costs nothing
             configs[cell] = benchmark.cell_config(args.dataset, cell, CONFIGS, args.hold_out, args.cfg_options)
             benchmark.check_settings(args.work_dir / cell.folder, benchmark.settings_of(configs[cell]))
-            result = benchmark.read_result(args.work_dir / cell.folder / benchmark.RESULT)
-            if result is not None:
-                results[cell] = result
+            result = args.work_dir / cell.folder / benchmark.RESULT
+            if result.is_file():
+                results[cell] = benchmark.read_result(result)
     board = Board(configs, results, args.work_dir, jobs)
     tasks = {
         cell: Task(benchmark.run_cell, (cell, cfg, board.folder(cell), not gpus), board.folder(cell) / 'log.txt')

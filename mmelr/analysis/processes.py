@@ -107,8 +107,8 @@ def _run(task: Task, environment: dict[str, str], threads: int) -> None:
     try:
         task.function(*task.args)
     finally:
-        gc.collect()  # ends data workers
-        atexit._run_exitfuncs()  # a forked process leaves by os._exit, without them
+        # A forked process leaves by os._exit, without them; data workers that outlive SIGTERM wait for one.
+        atexit._run_exitfuncs()
 
 
 def _end_with_parent() -> None:

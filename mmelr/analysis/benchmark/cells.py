@@ -57,17 +57,16 @@ def check_settings(folder: Path, settings: dict) -> None:
         )
 
 
-def read_result(file: Path) -> dict | None:
-    """What a cell that is finished measured; None if it is not.
+def read_result(file: Path) -> dict:
+    """What a cell that is finished measured.
 
     Args:
         file (Path): Its ``result.json``.
 
     Raises:
+        OSError: There is no such file.
         ValueError: The file is no result.
     """
-    if not file.is_file():
-        return None
     result = load_json(file)
     if (
         not isinstance(result, dict)
@@ -175,6 +174,7 @@ def _test(cfg: Config, checkpoint: Path) -> float:
     cfg = copy.deepcopy(cfg)
     cfg.load_from, cfg.resume = str(checkpoint), False
     cfg.work_dir = str(checkpoint.parent / 'test')
+    cfg.test_dataloader.persistent_workers = False  # for one pass
     cfg.experiment_name += f'_{checkpoint.stem}'
     metrics = Runner.from_cfg(cfg).test()
     if ACCURACY not in metrics:

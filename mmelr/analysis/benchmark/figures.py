@@ -63,7 +63,7 @@ def plot_benchmark(results: dict[Cell, dict], path: str | PathLike, title: str =
             axis.grid(alpha=0.3, axis='both' if len(rates) > 1 else 'y')
             axis.spines[['top', 'right']].set_visible(False)
             if len(rates) == 1:
-                axis.set_xticks([])
+                axis.set_xticks(range(len(rows)), [display_name(row) for row in rows], rotation=90, fontsize='small')
             else:
                 axis.set_xticks(sorted(rates.values()))
     for axis, (kind, rates) in zip(axes[0], kinds.items(), strict=True):
