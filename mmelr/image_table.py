@@ -30,8 +30,8 @@ def find_table(key: int) -> ImageTable:
     table = _tables.get(key)
     if table is None:
         raise KeyError(
-            'The images of this batch are not in this process: they go with their InMemoryDataset. Keep that as long as '
-            'its batches are used, and use them in the process that built it.'
+            'The images of this batch are not in this process: they go with their InMemoryDataset. Keep that as long '
+            'as its batches are used, and use them in the process that built it.'
         )
     return table
 
@@ -42,22 +42,16 @@ class Crop:
     Args:
         shape (tuple[int, int]): Height and width of the images.
         size (tuple[int, int]): Height and width of the crops; images that are smaller stay as they are.
-        padding (tuple[int, int, int, int]): Left, top, right and bottom border. Defaults to none.
-        value (int): What the border is filled with, in [0, 255]. Defaults to 0.
+        padding (tuple[int, int, int, int]): Left, top, right and bottom border, of zeros. Defaults to none.
     """
 
     num_drawn = 2
 
     def __init__(
-        self,
-        shape: tuple[int, int],
-        size: tuple[int, int],
-        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-        value: int = 0,
+        self, shape: tuple[int, int], size: tuple[int, int], padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     ) -> None:
         left, top, right, bottom = self.padding = tuple(padding)
         padded = (shape[0] + top + bottom, shape[1] + left + right)
-        self.value = value
         #: Height and width of the result.
         self.shape = tuple(min(have, want) for have, want in zip(padded, size, strict=True))
         #: In how many places a crop can begin, from the top and from the left.
@@ -88,14 +82,14 @@ class Crop:
         """
         left, top, right, bottom = self.padding
         if any(self.padding):
-            images = F.pad(images, (left, right, top, bottom), value=self.value)
+            images = F.pad(images, (left, right, top, bottom))
         if self.places == (1, 1):
             return images
         windows = images.unfold(2, self.shape[0], 1).unfold(3, self.shape[1], 1)  # a view, [N, C, rows, columns, h, w]
         return windows[torch.arange(len(images), device=images.device), :, drawn[:, 0], drawn[:, 1]]
 
     def __repr__(self) -> str:
-        return f'Crop(size={self.shape}, padding={self.padding}, value={self.value})'
+        return f'Crop(size={self.shape}, padding={self.padding})'
 
 
 class Flip:

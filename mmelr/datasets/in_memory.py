@@ -34,7 +34,8 @@ class InMemoryDataset:
     ``dict(type='InMemoryDataset', base='RepeatDataset', times=2, dataset=...)``; a repeated image is kept once.
 
     The meta information of a ``DataSample`` is that of the part of the pipeline that runs once (``img_path``, say),
-    without ``flip`` and the shape of the crop.
+    without ``flip`` and the shape of the crop. By itself, an item that repeats an image has the ``sample_idx`` of the
+    first one with it.
 
     Args:
         base (str): The dataset to stand in for, e.g. ``'CIFAR10'``.
@@ -51,7 +52,7 @@ class InMemoryDataset:
     """
 
     def __init__(self, base: str, lazy_init: bool = False, **kwargs) -> None:
-        self.dataset = DATASETS.build(dict(kwargs, type=base, lazy_init=lazy_init))
+        self.dataset = DATASETS.build(dict(kwargs, type=base, **dict(lazy_init=True) if lazy_init else {}))
         check_kind(self.dataset)
         self._drawn: tuple = (None, None)
         self._fully_initialized = False
@@ -243,9 +244,9 @@ class _Pipeline:
 def _crop(transform: RandomCrop, shape: tuple[int, int]) -> Crop:
     padding = transform.padding or 0
     padding = (padding,) * 4 if isinstance(padding, int) else tuple(padding) * (4 // len(padding))
-    if transform.pad_if_needed or not isinstance(transform.pad_val, int) or not 0 <= transform.pad_val <= 255:
-        raise _cannot_run(transform, 'it has pad_if_needed or a pad_val that is no number of 8 bits')
-    return Crop(shape, tuple(transform.crop_size), padding, transform.pad_val)
+    if transform.pad_if_needed or transform.pad_val != 0:
+        raise _cannot_run(transform, 'it has pad_if_needed or a pad_val')
+    return Crop(shape, tuple(transform.crop_size), padding)
 
 
 def _flip(transform: RandomFlip, shape: tuple[int, int]) -> Flip:
@@ -257,6 +258,6 @@ def _flip(transform: RandomFlip, shape: tuple[int, int]) -> Flip:
 def _cannot_run(transform, why: str) -> TypeError:
     return TypeError(
         f'InMemoryDataset cannot run {type(transform).__name__} of this pipeline: {why}. It draws RandomCrop and '
-        'RandomFlip (and a constant border) for each item; what is not random stands before these. Leave the transform '
+        'RandomFlip (with a black border) for each item; what is not random stands before these. Leave the transform '
         'out, or use the dataset without InMemoryDataset.'
     )

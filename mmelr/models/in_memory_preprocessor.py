@@ -31,11 +31,20 @@ class InMemoryPreprocessor(ClsDataPreprocessor):
 
         Returns:
             dict: ``inputs``, float32 [N, C, H, W], and ``data_samples``, with labels on the device.
+
+        Raises:
+            KeyError: The images are not in this process.
+            ValueError: They are of several datasets.
         """
         if 'in_memory' not in data:
             return super().forward(data, training)
         rows, samples = data['in_memory'], data['data_samples']
         rows = torch.stack(rows) if isinstance(rows, list) else rows  # pseudo_collate leaves a list
+        if (rows[:, 0] != rows[0, 0]).any():
+            raise ValueError(
+                'The images of this batch are of several InMemoryDatasets. Put the ConcatDataset inside: '
+                "dict(type='InMemoryDataset', base='ConcatDataset', datasets=[...])."
+            )
         images = find_table(int(rows[0, 0])).batch(rows, self.device)
         labels = torch.cat([sample.gt_label for sample in samples]).to(self.device, non_blocking=True)
         for sample, label in zip(samples, labels[:, None].unbind(), strict=True):
