@@ -15,6 +15,7 @@ from mmpretrain.registry import DATASETS
 from ..noise import NoiseRecord, parse_noise
 from ..registry import build_noise
 from .identity import SampleMap, balances_classes, check_kind, map_samples
+from .in_memory import InMemoryDataset
 
 __all__ = ['NoisyLabelDataset']
 
@@ -53,7 +54,9 @@ class NoisyLabelDataset:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         noise = parse_noise(noise) if isinstance(noise, str) else noise
         self.noise = build_noise(noise) if isinstance(noise, dict) else noise
-        check_kind(self.dataset)
+        self._in_memory = isinstance(self.dataset, InMemoryDataset)
+        if not self._in_memory:
+            check_kind(self.dataset)
         self._metainfo = self.dataset.metainfo
         # (seed, epoch) in memory that data workers share, so that persistent ones learn of a new epoch.
         self._augmentation = torch.full((2,), -1, dtype=torch.int64).share_memory_()
@@ -67,12 +70,12 @@ class NoisyLabelDataset:
             return
         self.dataset.full_init()
         self._metainfo = self.dataset.metainfo
+        self._map: SampleMap = self.dataset.map if self._in_memory else map_samples(self.dataset)
         if self.noise is not None and balances_classes(self.dataset):
             raise TypeError(
                 'ClassBalancedDataset repeats samples by the labels of the dataset inside: by the clean ones, which '
                 'the noise is to hide. Leave it out, or put the noisy labels into the dataset and use noise=None.'
             )
-        self._map: SampleMap = map_samples(self.dataset)
         num_classes = self._num_classes()
         given = self._map.gt_labels()
         outside = np.flatnonzero((given < 0) | (given >= num_classes))
@@ -157,10 +160,16 @@ class NoisyLabelDataset:
         return self.__getitems__([idx])[0]
 
     @force_full_init
-    def __getitems__(self, indices: list[int]) -> list[dict]:
-        """A batch of items, as torch's loader asks for it: what a batch needs done once is done once."""
-        with self._kept_random_state():
-            return [self._item(idx) for idx in indices]
+    def __getitems__(self, items: list[int]) -> list[dict]:
+        """Several items at once, as PyTorch's loader asks for a batch: what a batch needs once is done once."""
+        if not self._in_memory:
+            with self._kept_random_state():
+                return [self._item(idx) for idx in items]
+        epoch = tuple(self._augmentation.tolist())
+        labels = self.record.noisy_label[self._map.sample_idx[items]]
+        return self.dataset.fetch(
+            np.asarray(items), labels, [self._identity(idx) for idx in items], None if epoch[1] < 0 else epoch
+        )
 
     def _item(self, idx: int) -> dict:
         # As BaseDataset does, but when a pipeline rejects an image the next one comes with its own number and label.
