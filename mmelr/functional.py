@@ -51,7 +51,9 @@ def probabilities(logits: Tensor, eps: float = EPS) -> Tensor:
     Returns:
         Tensor: p, [N, C], float32 (float64 for float64 logits). Sums to one only up to the clamp.
     """
-    return _stable(logits).softmax(dim=-1).clamp(eps, 1 - eps)
+    # softmax takes the maximum off by itself.
+    z = logits if logits.dtype == torch.float64 else logits.float()
+    return z.softmax(dim=-1).clamp(eps, 1 - eps)
 
 
 def temporal_ensembling(t: Tensor, p: Tensor, beta: float) -> Tensor:

@@ -156,18 +156,30 @@ class NoisyLabelDataset:
         info.update(self._identity(idx), gt_label=self.get_cat_ids(idx)[0])
         return info
 
-    @force_full_init
     def __getitem__(self, idx: int) -> dict:
-        if self._in_memory:
-            return self.__getitems__([idx])[0]
+        return self.__getitems__([idx])[0]
+
+    @force_full_init
+    def __getitems__(self, items: list[int]) -> list[dict]:
+        """Several items at once, as PyTorch's loader asks for a batch: what a batch needs once is done once."""
+        if not self._in_memory:
+            with self._kept_random_state():
+                return [self._item(idx) for idx in items]
+        epoch = tuple(self._augmentation.tolist())
+        labels = self.record.noisy_label[self._map.sample_idx[items]]
+        return self.dataset.fetch(
+            np.asarray(items), labels, [self._identity(idx) for idx in items], None if epoch[1] < 0 else epoch
+        )
+
+    def _item(self, idx: int) -> dict:
         # As BaseDataset does, but when a pipeline rejects an image the next one comes with its own number and label.
         leaf = self._map.leaf(idx)
         for attempt in range(1 if leaf.test_mode else leaf.max_refetch + 1):
-            with self._augmentation_seed(idx, attempt):
-                data = self._map.leaf(idx).pipeline(self.get_data_info(idx))
-                if data is not None:
-                    break
-                rejected, idx = idx, np.random.randint(len(self))
+            self._seed_augmentation(idx, attempt)
+            data = self._map.leaf(idx).pipeline(self.get_data_info(idx))
+            if data is not None:
+                break
+            rejected, idx = idx, np.random.randint(len(self))
         else:
             raise RuntimeError(
                 f'The pipeline of {type(leaf).__name__} rejects its images, the last one item {rejected}. '
@@ -176,17 +188,6 @@ class NoisyLabelDataset:
         if 'data_samples' in data:
             data['data_samples'].set_metainfo(self._identity(idx))
         return data
-
-    @force_full_init
-    def __getitems__(self, items: list[int]) -> list[dict]:
-        """Several items at once, as PyTorch's loader asks for a batch."""
-        if not self._in_memory:
-            return [self[idx] for idx in items]
-        epoch = tuple(self._augmentation.tolist())
-        labels = self.record.noisy_label[self._map.sample_idx[items]]
-        return self.dataset.fetch(
-            np.asarray(items), labels, [self._identity(idx) for idx in items], None if epoch[1] < 0 else epoch
-        )
 
     def _identity(self, idx: int) -> dict:
         sample = int(self._map.sample_idx[idx])
@@ -202,26 +203,28 @@ class NoisyLabelDataset:
         """
         self._augmentation.copy_(torch.tensor([seed, epoch]))
 
-    @contextmanager
-    def _augmentation_seed(self, idx: int, attempt: int):
+    def _seed_augmentation(self, idx: int, attempt: int) -> None:
         seed, epoch = self._augmentation.tolist()
         if epoch < 0:
-            yield
             return
-        # A data worker's random state serves nothing else; the main process's does.
-        mine = torch.utils.data.get_worker_info() is None
-        saved = (random.getstate(), np.random.get_state(), torch.default_generator.get_state()) if mine else None
         a, b, c = np.random.SeedSequence((seed, epoch, idx % len(self), attempt)).generate_state(3)
         random.seed(int(a))
         np.random.seed(b)
         torch.default_generator.manual_seed(int(c))
+
+    @contextmanager
+    def _kept_random_state(self):
+        """Give the main process back its random state. That of a data worker serves nothing else."""
+        if self._augmentation[1] < 0 or torch.utils.data.get_worker_info() is not None:
+            yield
+            return
+        saved = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
         try:
             yield
         finally:
-            if mine:
-                random.setstate(saved[0])
-                np.random.set_state(saved[1])
-                torch.default_generator.set_state(saved[2])
+            random.setstate(saved[0])
+            np.random.set_state(saved[1])
+            torch.default_generator.set_state(saved[2])
 
     def __repr__(self) -> str:
         record = self.record.summary() if self._fully_initialized else f'noise={self.noise!r}, not loaded yet'

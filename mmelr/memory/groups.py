@@ -23,6 +23,9 @@ def mean_of_equal(indices: Tensor, rows: Tensor, weight: Tensor | None = None) -
     Returns:
         Tensor: [N, C].
     """
+    # On the CPU it costs little to see that there is nothing to do. A GPU would have to be waited for.
+    if weight is None and indices.device.type == 'cpu' and len(set(indices.tolist())) == len(indices):
+        return rows
     # Equal indices share a group: the place of the first of them in sorted order. Sorting has a fixed output size,
     # where torch.unique would have to wait for the device to tell it.
     group = torch.searchsorted(indices.sort().values, indices.contiguous())

@@ -216,19 +216,21 @@ class TargetMemory(nn.Module):
                 f'probabilities must be {(len(indices), self.num_classes)}; got {tuple(p.shape)}. '
                 'Is num_classes the number of outputs of the network?'
             )
+        on_cpu = indices.device.type == 'cpu'
+        if on_cpu and (not len(indices) or (int(indices.min()) >= 0 and int(indices.max()) < self.num_samples)):
+            return
         indices = indices.long()  # num_samples may not fit into a narrow type
         held = (indices >= 0) & (indices < self.num_samples)
         mend = (
             'Give the number of samples in the training set as num_samples, and as indices '
             'positions in that set, not in a subset or a batch.'
         )
-        if indices.device.type != 'cpu':
-            torch._assert_async(held.all(), f'A sample index is outside the memory of {self.num_samples}. {mend}')
-        elif not held.all():
+        if on_cpu:
             raise IndexError(
                 f'Sample index {int(indices[~held][0])} is outside the memory, which holds '
                 f'{self.num_samples} samples (0 to {self.num_samples - 1}). {mend}'
             )
+        torch._assert_async(held.all(), f'A sample index is outside the memory of {self.num_samples}. {mend}')
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         if self.in_state_dict:

@@ -147,9 +147,17 @@ class ELRHead(BaseModule):
         losses = super()._get_loss(branches if isinstance(cls_score, tuple) else branches[0], data_samples, **kwargs)
         losses['loss_cls'] = losses.pop('loss')
 
-        t = self.update_targets(data_samples, branches) if self._targets is None else self._targets
-        losses['loss_elr'] = self.lam * sum(elr_regularizer(probabilities(s), t) for s in branches)
+        p = [probabilities(s) for s in branches]
+        t = self._targets
+        if t is None:
+            t = self._average(data_samples, sum_branches(branches).detach(), p[0].detach() if len(p) == 1 else None)
+        regularizer = elr_regularizer(p[0], t)
+        for of_branch in p[1:]:
+            regularizer = regularizer + elr_regularizer(of_branch, t)
+        losses['loss_elr'] = self.lam * regularizer
         weight = data_samples[0].get('loss_weight', 1)
+        if weight == 1:
+            return losses
         return {key: value * weight if key.startswith('loss') else value for key, value in losses.items()}
 
     @torch.no_grad()
@@ -163,8 +171,12 @@ class ELRHead(BaseModule):
         Returns:
             Tensor: t of the batch after the update, [N, C].
         """
-        logits = sum_branches(cls_score).detach()
-        p = probabilities(logits)
+        return self._average(data_samples, sum_branches(cls_score).detach())
+
+    @torch.no_grad()
+    def _average(self, data_samples: list[DataSample], logits: Tensor, p: Tensor | None = None) -> Tensor:
+        """The same of logits whose probabilities may be known."""
+        p = probabilities(logits) if p is None else p
         p = p / p.sum(dim=1, keepdim=True)
         memory = self._memory(data_samples, p)
         # Where `PaddingHook` found nothing but a repeated sample this rank visits none, and its loss has no weight.

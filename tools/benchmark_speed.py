@@ -1,0 +1,317 @@
+"""What training costs beside what it must cost: steps, whole runs, data, memory. All contenders take turns in one run.
+
+    python tools/benchmark_speed.py                            # everything, on the CPU
+    python tools/benchmark_speed.py --only step --case digits:64 --case resnet34:128 --rounds 9
+    python tools/benchmark_speed.py --device cuda --amp --json speed_amp.json
+
+Sections, for --only:
+
+    step      a training step of cross entropy, ELR, ELR+ (both schedules), and the floor of each
+    n         an ELR step with 10,000 and with 1,000,000 training samples
+    variants  channels_last and torch.compile, each beside the plain step
+    data      samples a second of the data pipelines, without a network
+    train     a whole run with every hook, beside a bare PyTorch loop that computes the same
+    memory    peak memory of a training
+    sync      on CUDA: an ELR step must not wait for the device
+
+Times on the CPU are CPU seconds of this process, so that other programs do not count; on CUDA they are seconds of the
+clock, with the device waited for. Ratios are medians over the rounds, with their quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+import torch
+
+import mmelr
+from mmelr.cli import fail_early
+
+SECTIONS = ('step', 'n', 'variants', 'data', 'train', 'memory', 'sync')
+DEFAULT = {
+    'cpu': ('digits:64', 'digits:256', 'narrow18:64', 'resnet18:16'),
+    'cuda': ('narrow18:128', 'resnet18:128', 'resnet34:128', 'resnet34:512', 'preact18:128', 'resnet50:64'),
+}
+METHODS = ('cross entropy', 'ELR', 'ELR+ joint', 'ELR+ alternate')
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), metavar='SECTION')
+    parser.add_argument('--case', action='append', metavar='NETWORK:BATCH', help='default: by the device')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default: %(default)s')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision; CUDA only')
+    parser.add_argument('--rounds', type=int, default=15, help='turns of each contender; default: %(default)s')
+    parser.add_argument('--compile', action='store_true', help='with torch.compile among the variants: takes minutes')
+    parser.add_argument('--json', metavar='OUT', help='write all numbers here')
+    parser.add_argument('--quick', action='store_true', help='the smallest of everything, to see that it works')
+    parser.add_argument('--peak', nargs=2, metavar=('CASE', 'METHOD'), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.case = args.case or list(DEFAULT[args.device])
+    if args.quick:
+        args.case, args.rounds = ['digits:8'], 2
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ValueError: Names it.
+    """
+    from mmelr.analysis.speed import CASES
+
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('--device cuda: PyTorch finds no CUDA device. Leave it out to measure on the CPU.')
+    if args.amp and args.device == 'cpu':
+        raise ValueError('--amp needs --device cuda: MMEngine has mixed precision for accelerators alone.')
+    for case in args.case:
+        name, _, batch = case.partition(':')
+        if name not in CASES or not batch.isdigit() or int(batch) < 2:
+            raise ValueError(f'--case {case}: it must be NETWORK:BATCH, the network one of {", ".join(CASES)}.')
+    if args.rounds < 1:
+        raise ValueError(f'--rounds must be at least 1, got {args.rounds}.')
+
+
+def contenders(name: str, batch: int, args: argparse.Namespace, change: Callable | None = None) -> dict:
+    """Everything that steps, of one network and batch size."""
+    from mmelr.analysis.speed import CASES, bare_passes, co_training, single
+
+    case, rest = CASES[name], (args.device, args.amp, change)
+    joint = co_training(case, 'joint', batch, 10_000, *rest)
+    return {
+        'cross entropy': single(case, 'LinearClsHead', batch, 10_000, *rest),
+        'ELR': single(case, 'ELRHead', batch, 10_000, *rest),
+        'ELR+ joint': joint['step'],
+        'ELR+ alternate': co_training(case, 'alternate', batch, 10_000, *rest)['step'],
+        'passes of cross entropy and ELR': bare_passes(case, batch, args.device, args.amp, False, change),
+        'passes of ELR+': bare_passes(case, batch, args.device, args.amp, True, change),
+        'weight average': joint['average'],
+    }
+
+
+def steps_of_a_turn(step: Callable, args: argparse.Namespace) -> int:
+    """As many as take about a tenth of a second, so that the clock is fine enough."""
+    from mmelr.analysis.speed import take_turns
+
+    if args.quick:
+        return 1
+    seconds = take_turns({'': step}, 2, 1, args.device)[''][-1]
+    return max(1, min(20, round(0.1 / seconds)))
+
+
+def measure_steps(args: argparse.Namespace, change: Callable | None = None) -> list[dict]:
+    """Time of a step of a network, each method beside the others and beside its floor."""
+    from mmelr.analysis.speed import summary, take_turns
+
+    rows = []
+    for text in args.case:
+        name, batch = text.split(':')
+        runners = contenders(name, int(batch), args, change)
+        times = take_turns(runners, args.rounds, steps_of_a_turn(runners['ELR'], args), args.device)
+        to_ce = summary(times, 'cross entropy')
+        to_floor = summary(times, 'passes of ELR+')
+        average = {k: summary(times, k)['weight average'] for k in ('ELR+ joint', 'ELR+ alternate')}
+        rows.append(dict(case=text, to_cross_entropy=to_ce, to_floor_of_elr_plus=to_floor, average=average))
+        print(f'\n{text}: a step of a network, {args.rounds} rounds')
+        for method, row in to_ce.items():
+            floor = to_floor[method]
+            print(f'  {method:32} {row["ms"]:9.3f} ms   x cross entropy {_ratio(row)}   x passes of ELR+ {_ratio(floor)}')
+        print(f'  the weight average is {100 * average["ELR+ joint"]["ratio"]:.2f} % of a step (joint)', flush=True)
+        gc.collect()
+    return rows
+
+
+def measure_n(args: argparse.Namespace) -> dict:
+    """The same ELR step with few and with many training samples: what it costs must not grow."""
+    from mmelr.analysis.speed import CASES, single, summary, take_turns
+
+    case, batch = ('digits', 64) if args.device == 'cpu' else ('narrow18', 128)
+    sizes = (1_000, 2_000) if args.quick else (10_000, 1_000_000)
+    runners = {f'{n:,}': single(CASES[case], 'ELRHead', batch, n, args.device, args.amp) for n in sizes}
+    times = take_turns(runners, 2 * args.rounds, steps_of_a_turn(next(iter(runners.values())), args), args.device)
+    rows = summary(times, f'{sizes[0]:,}')
+    print(f'\n{case}:{batch}: an ELR step, by the number of training samples n')
+    for name, row in rows.items():
+        print(f'  n = {name:>9} {row["ms"]:9.3f} ms   x {_ratio(row)}', flush=True)
+    return rows
+
+
+def measure_variants(args: argparse.Namespace) -> list[dict]:
+    """Plain steps beside those in channels_last, and beside compiled ones."""
+    from mmelr.analysis.speed import CASES, co_training, single, summary, take_turns
+
+    def channels_last(model) -> None:
+        model.to(memory_format=torch.channels_last)
+
+    def compiled(model) -> None:
+        mmelr.compile_networks(model)
+
+    variants = {'plain': None, 'channels_last': channels_last} | ({'compiled': compiled} if args.compile else {})
+    rows = []
+    for text in args.case:
+        name, batch = text.split(':')
+        rest = (int(batch), 10_000, args.device, args.amp)
+        for method in METHODS[:3]:
+            runners = {
+                variant: co_training(CASES[name], 'joint', *rest, change)['step']
+                if method == 'ELR+ joint'
+                else single(CASES[name], 'ELRHead' if method == 'ELR' else 'LinearClsHead', *rest, change)
+                for variant, change in variants.items()
+            }
+            times = take_turns(runners, args.rounds, steps_of_a_turn(runners['plain'], args), args.device)
+            rows.append(dict(case=text, method=method, variants=summary(times, 'plain')))
+            print(f'\n{text}, {method}: a step of a network')
+            for variant, row in rows[-1]['variants'].items():
+                print(f'  {variant:16} {row["ms"]:9.3f} ms   x plain {_ratio(row)}', flush=True)
+    return rows
+
+
+def measure_data(args: argparse.Namespace) -> dict:
+    """Samples a second of a pass over the data, with no network behind it."""
+    from mmengine.runner import Runner
+
+    from mmelr.analysis.speed import Contender, summary, take_turns
+    from mmelr.analysis.speed_runs import run_config
+
+    result = {}
+    for case in ('digits',) if args.quick else ('digits', 'narrow18'):
+        runners, number = {}, 0
+        for name, seeded in (('seeded for exact resuming', True), ('not seeded', False)):
+            cfg = run_config(case, 'unused', 1)
+            loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+            if seeded:
+                loader.dataset.set_augmentation_epoch(0, 0)
+            number = len(loader.dataset)
+            runners[name] = Contender(lambda _, loader=loader: [None for _ in loader])
+        rows = summary(take_turns(runners, args.rounds, 1, 'cpu'), 'not seeded')
+        print(f'\n{case}: a pass over the data, one process')
+        for name, row in rows.items():
+            row['samples_per_second'] = number / row['ms'] * 1000
+            print(f'  {name:28} {row["samples_per_second"]:9.0f} samples/s   time x {_ratio(row)}', flush=True)
+        result[case] = rows
+    return result
+
+
+def measure_train(args: argparse.Namespace) -> dict:
+    """Whole runs beside bare loops."""
+    from mmelr.analysis.speed_runs import beside_bare_loop
+
+    result = {}
+    for case in ('digits',) if args.quick else ('digits', 'narrow18'):
+        result[case] = run = beside_bare_loop(case, 1 if args.quick else 8, args.device)
+        print(f'\n{case}: the whole of a run with ELR goes at {run["speed"]:.3f} of the speed of a bare loop')
+        for name in ('run', 'bare'):
+            parts = sorted(run[name].items(), key=lambda part: -part[1])
+            total = sum(run[name].values())
+            print(f'  {name}: {1000 * total / run["steps"]:.2f} ms for each of the {run["steps"]} steps of an epoch: '
+                  + ', '.join(f'{part} {100 * v / total:.1f} %' for part, v in parts if v > 0.001 * total), flush=True)  # fmt: skip
+    return result
+
+
+def measure_memory(args: argparse.Namespace) -> list[dict]:
+    """Peak memory of some steps, each method in a process of its own."""
+    rows = []
+    print('\npeak memory' + (' on the device' if args.device == 'cuda' else ' (resident) of the process'))
+    for text in args.case:
+        for method in METHODS:
+            command = [sys.executable, __file__, '--device', args.device, '--peak', text, method]
+            out = subprocess.run(command + ['--amp'] * args.amp, text=True, check=True, stdout=subprocess.PIPE).stdout
+            rows.append(dict(case=text, method=method, bytes=int(out.splitlines()[-1])))
+            print(f'  {text:14} {method:16} {rows[-1]["bytes"] / 1e6:9.1f} MB', flush=True)
+    return rows
+
+
+def peak(text: str, method: str, args: argparse.Namespace) -> int:
+    """Of three steps, in this process."""
+    from mmelr.analysis.speed import CASES, co_training, single
+
+    name, batch = text.split(':')
+    rest = (int(batch), 10_000, args.device, args.amp)
+    if method.startswith('ELR+'):
+        contender = co_training(CASES[name], method.split()[1], *rest)['step']
+    else:
+        contender = single(CASES[name], 'ELRHead' if method == 'ELR' else 'LinearClsHead', *rest)
+    for _ in range(3):
+        contender.step(contender.prepare())
+    if args.device == 'cuda':
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+
+def check_synchronisation(args: argparse.Namespace) -> dict | None:
+    """On CUDA: forward pass, loss, memory and optimizer of ELR, with an error at whatever waits for the device.
+
+    The batch is on the device before, as it is after MMPretrain's data preprocessor, which waits for its copies.
+    """
+    if args.device != 'cuda':
+        print('\nsync: needs --device cuda, not checked')
+        return None
+    from mmengine.optim import build_optim_wrapper
+    from mmpretrain.registry import MODELS
+
+    from mmelr.analysis.speed import CASES, optimizer
+
+    case = CASES['narrow18']
+    model = MODELS.build(case.model('ELRHead')).cuda().train()
+    # A GradScaler asks the device whether gradients are finite: with AMP it waits, by PyTorch's design.
+    wrapper = build_optim_wrapper(model, optimizer(False))
+    for step in range(4):
+        data = model.data_preprocessor(case.batch(64, 10_000), True)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode('error' if step else 'default')  # the first makes the memory
+        try:
+            with torch.autocast('cuda', enabled=args.amp):
+                losses = model(data['inputs'], data['data_samples'], mode='loss')
+            loss, _ = model.parse_losses(losses)
+            wrapper.update_params(loss)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    print('\nsync: an ELR step never waits for the device')
+    return dict(steps=3, waits=0)
+
+
+def _ratio(row: dict) -> str:
+    return f'{row["ratio"]:6.3f} [{row["low"]:.3f}, {row["high"]:.3f}]'
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    args = parse_args(argv)
+    warnings.filterwarnings('ignore')
+    with fail_early():
+        mmelr.require_openmmlab()
+        check(args)
+    torch.manual_seed(0)
+    if args.peak:
+        print(peak(*args.peak, args))
+        return
+    where = torch.cuda.get_device_name() if args.device == 'cuda' else f'CPU, {torch.get_num_threads()} thread(s)'
+    print(f'mmelr {mmelr.__version__}, torch {torch.__version__}, {where}, {"AMP" if args.amp else "float32"}')
+    sections = dict(
+        step=measure_steps,
+        n=measure_n,
+        variants=measure_variants,
+        data=measure_data,
+        train=measure_train,
+        memory=measure_memory,
+        sync=check_synchronisation,
+    )
+    result = dict(device=where, torch=torch.__version__, amp=args.amp)
+    for name in args.only:
+        result[name] = sections[name](args)
+    if args.json:
+        with open(args.json, 'w', encoding='utf-8') as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == '__main__':
+    main()
