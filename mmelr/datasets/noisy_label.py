@@ -153,7 +153,7 @@ class NoisyLabelDataset:
     def get_data_info(self, idx: int) -> dict:
         """dict: Annotation of an item: the wrapped dataset's with the four entries above."""
         info = self._map.get_data_info(idx)
-        info.update(self._identity(idx), gt_label=self.get_cat_ids(idx)[0])
+        info.update(self._identities([idx])[0], gt_label=self.get_cat_ids(idx)[0])
         return info
 
     def __getitem__(self, idx: int) -> dict:
@@ -165,10 +165,10 @@ class NoisyLabelDataset:
         if not self._in_memory:
             with self._kept_random_state():
                 return [self._item(idx) for idx in items]
-        epoch = tuple(self._augmentation.tolist())
+        seed, epoch = self._augmentation.tolist()
         labels = self.record.noisy_label[self._map.sample_idx[items]]
         return self.dataset.fetch(
-            np.asarray(items), labels, [self._identity(idx) for idx in items], None if epoch[1] < 0 else epoch
+            np.asarray(items), labels, self._identities(items), None if epoch < 0 else (seed, epoch)
         )
 
     def _item(self, idx: int) -> dict:
@@ -186,15 +186,16 @@ class NoisyLabelDataset:
                 'Check the image paths and the pipeline.'
             )
         if 'data_samples' in data:
-            data['data_samples'].set_metainfo(self._identity(idx))
+            data['data_samples'].set_metainfo(self._identities([idx])[0])
         return data
 
-    def _identity(self, idx: int) -> dict:
-        sample = int(self._map.sample_idx[idx])
-        identity = dict(sample_idx=sample, num_samples=self._map.num_samples)
-        if self.record.clean_label is not None:
-            identity['clean_label'] = int(self.record.clean_label[sample])
-        return identity
+    def _identities(self, items: list[int]) -> list[dict]:
+        samples, clean = self._map.sample_idx[items], self.record.clean_label
+        identities = [dict(sample_idx=sample, num_samples=self._map.num_samples) for sample in samples.tolist()]
+        if clean is not None:
+            for identity, label in zip(identities, clean[samples].tolist(), strict=True):
+                identity['clean_label'] = label
+        return identities
 
     def set_augmentation_epoch(self, seed: int, epoch: int) -> None:
         """Draw the pipeline's random numbers from (seed, epoch, item) from now on, in every data worker.
