@@ -21,6 +21,7 @@ from test_resume import assert_same, checkpoint, small_config
 import mmelr
 from mmelr.analysis import read_run
 from mmelr.analysis.audit.evidence import AuditedRun
+from mmelr.analysis.pipeline_speed import WAYS, build_pipelines, pipeline_speed
 from mmelr.datasets import NoisyLabelDataset
 
 PACK = [dict(type='PackInputs')]
@@ -482,3 +483,16 @@ class TestRefusals:
         [batch] = data
         with pytest.raises(ValueError, match='ConcatDataset inside'):
             preprocessor()(batch, True)
+
+
+def test_the_measurement():
+    """Of speed nothing is asserted but that both ways make the batches that are measured."""
+    built = build_pipelines(side=8, channels=1)
+    for dataset, _ in built.values():
+        assert len(dataset) == 4096 and dataset.record.noise_rate == pytest.approx(0.36, abs=0.05)
+    figures = pipeline_speed(built, batch_size=4, repeats=1, batches=1)
+    assert tuple(figures) == WAYS and figures['in memory']['ratio'] > 0
+    for of_way in figures.values():
+        assert all(of_way[part] >= 0 for part in ('dataset', 'collate', 'preprocessor'))
+        total = sum(of_way[part] for part in ('dataset', 'collate', 'preprocessor'))
+        assert of_way['samples_per_second'] == pytest.approx(1e6 / total)

@@ -11,7 +11,7 @@ from mmengine.dataset import default_collate
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS, MODELS
 
-__all__ = ['WAYS', 'pipeline_speed']
+__all__ = ['WAYS', 'build_pipelines', 'make_batches', 'pipeline_speed']
 
 #: The ways to make a batch: MMPretrain's pipeline, image by image, and ``InMemoryDataset``.
 WAYS = ('per sample', 'in memory')
@@ -33,14 +33,38 @@ class RandomImages(BaseDataset):
         return [dict(img=image, gt_label=i % 10) for i, image in enumerate(images)]
 
 
+def build_pipelines(side: int = 32, channels: int = 3, augment: bool = True, device: str = 'cpu') -> dict[str, tuple]:
+    """Both ways to make batches of the same 4,096 images of random pixels, with noisy labels.
+
+    Args:
+        side (int): Height and width of the images. Defaults to 32.
+        channels (int): 1 or 3. Defaults to 3.
+        augment (bool): Whether to crop, with a border of an eighth of the side, and to flip. Defaults to True.
+        device (str): Where the batches are wanted. Defaults to ``'cpu'``.
+
+    Returns:
+        dict[str, tuple]: For each of :data:`WAYS` the dataset and the data preprocessor.
+    """
+    pipeline = [dict(type='PackInputs')]
+    if augment:
+        crop = dict(type='RandomCrop', crop_size=side, padding=side // 8)
+        pipeline = [crop, dict(type='RandomFlip', prob=0.5), *pipeline]
+    images = dict(num=4096, side=side, channels=channels, pipeline=pipeline)
+    parts = (
+        (dict(type='RandomImages', **images), 'ClsDataPreprocessor'),
+        (dict(type='InMemoryDataset', base='RandomImages', **images), 'InMemoryPreprocessor'),
+    )
+    built = {}
+    for way, (dataset, kind) in zip(WAYS, parts, strict=True):
+        dataset = DATASETS.build(dict(type='NoisyLabelDataset', dataset=dataset, noise='symmetric:0.4'))
+        dataset.set_augmentation_epoch(0, 0)  # as ExactResumeHook does
+        preprocessor = MODELS.build(dict(type=kind, num_classes=10, mean=[127.0] * channels, std=[64.0] * channels))
+        built[way] = dataset, preprocessor.to(device)
+    return built
+
+
 def pipeline_speed(
-    batch_size: int = 128,
-    side: int = 32,
-    channels: int = 3,
-    augment: bool = True,
-    device: str = 'cpu',
-    repeats: int = 9,
-    batches: int = 8,
+    built: dict[str, tuple], batch_size: int = 128, repeats: int = 9, batches: int = 8
 ) -> dict[str, dict[str, float]]:
     """Time the making of batches: dataset, collation and data preprocessor, in one process without workers.
 
@@ -48,11 +72,8 @@ def pipeline_speed(
     CPU the time is that of the process, elsewhere that of the clock, with the device waited for at the end of a turn.
 
     Args:
+        built (dict[str, tuple]): What :func:`build_pipelines` gives.
         batch_size (int): Images in a batch. Defaults to 128.
-        side (int): Height and width of the images. Defaults to 32.
-        channels (int): 1 or 3. Defaults to 3.
-        augment (bool): Whether to crop, with a border of an eighth of the side, and to flip. Defaults to True.
-        device (str): Where the batches are wanted. Defaults to ``'cpu'``.
         repeats (int): Turns. Defaults to 9.
         batches (int): Batches a turn; from memory it is eight times as many. Defaults to 8.
 
@@ -61,43 +82,31 @@ def pipeline_speed(
         spent in the ``dataset``, in ``collate`` and in the ``preprocessor``; and of ``'in memory'`` the ``ratio``, how
         many times as many images a second.
     """
-    pipeline = [dict(type='PackInputs')]
-    if augment:
-        pipeline = [
-            dict(type='RandomCrop', crop_size=side, padding=side // 8),
-            dict(type='RandomFlip', prob=0.5),
-            *pipeline,
-        ]
-    images = dict(num=4096, side=side, channels=channels, pipeline=pipeline)
-    parts = {
-        'per sample': (dict(type='RandomImages', **images), 'ClsDataPreprocessor'),
-        'in memory': (dict(type='InMemoryDataset', base='RandomImages', **images), 'InMemoryPreprocessor'),
-    }
-    options = dict(num_classes=10, mean=[127.0] * channels, std=[64.0] * channels)
+    many = dict(zip(WAYS, (batches, 8 * batches), strict=True))
     seconds = {way: [] for way in WAYS}
-    built = {}
-    for way, (dataset, preprocessor) in parts.items():
-        dataset = DATASETS.build(dict(type='NoisyLabelDataset', dataset=dataset, noise='symmetric:0.4'))
-        dataset.set_augmentation_epoch(0, 0)  # as ExactResumeHook does
-        built[way] = dataset, MODELS.build(dict(type=preprocessor, **options)).to(device)
-        _turn(*built[way], batch_size, 2, device)  # warms up
-    for _ in range(repeats):
+    for repeat in range(repeats + 1):
         for way in WAYS:
-            many = batches if way == 'per sample' else 8 * batches
-            seconds[way].append(_turn(*built[way], batch_size, many, device) / (many * batch_size))
+            turn = make_batches(*built[way], batch_size, many[way] if repeat else 2)
+            if repeat:  # the first turn warms up
+                seconds[way].append(turn / (many[way] * batch_size))
     result = {}
     for way, turns in seconds.items():
-        of_parts = np.median(turns, axis=0) * 1e6
-        result[way] = dict(zip(('dataset', 'collate', 'preprocessor'), of_parts.tolist(), strict=True))
+        parts = np.median(turns, axis=0) * 1e6
+        result[way] = dict(zip(('dataset', 'collate', 'preprocessor'), parts.tolist(), strict=True))
         result[way]['samples_per_second'] = 1 / statistics.median(turn.sum() for turn in turns)
     ratios = [slow.sum() / fast.sum() for slow, fast in zip(*seconds.values(), strict=True)]
     result['in memory']['ratio'] = statistics.median(ratios)
     return result
 
 
-def _turn(dataset, preprocessor, batch_size: int, batches: int, device: str) -> np.ndarray:
-    """Seconds spent in the dataset, in collation and in the preprocessor."""
-    clock = time.process_time if device == 'cpu' else time.perf_counter
+def make_batches(dataset, preprocessor, batch_size: int, batches: int) -> np.ndarray:
+    """Make batches of items drawn at random.
+
+    Returns:
+        np.ndarray: Seconds spent in the dataset, in collation and in the preprocessor, float64 [3].
+    """
+    on_cpu = preprocessor.device.type == 'cpu'
+    clock = time.process_time if on_cpu else time.perf_counter
     seconds = np.zeros(3)
     for items in np.random.RandomState(batches).randint(len(dataset), size=(batches, batch_size)).tolist():
         marks = [clock()]
@@ -108,7 +117,7 @@ def _turn(dataset, preprocessor, batch_size: int, batches: int, device: str) -> 
         preprocessor(batch, True)
         marks.append(clock())
         seconds += np.diff(marks)
-    if device != 'cpu':
+    if not on_cpu:
         start = clock()
         torch.cuda.synchronize()
         seconds[2] += clock() - start
