@@ -116,6 +116,14 @@ def config(work_dir, ranks, name='elr_digits', train=101, norm='GN', schedule='j
     return cfg
 
 
+IN_MEMORY = {
+    'train_dataloader.dataset.dataset.type': 'InMemoryDataset',
+    'train_dataloader.dataset.dataset.base': 'Digits',
+    'train_dataloader.dataset.dataset.pipeline': [
+        dict(type='RandomCrop', crop_size=8, padding=1), dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')
+    ],
+    'data_preprocessor.type': 'InMemoryPreprocessor',
+}  # fmt: skip
 BALANCED = dict(type='ClassBalancedSampler', num_samples=70, _delete_=True)
 CASES = {
     # 101 = 3 · 32 + 5: the last batch is uneven. 97 = 3 · 32 + 1: all ranks but one have nothing in it.
@@ -124,6 +132,7 @@ CASES = {
     'elr_accumulated': {'optim_wrapper.accumulative_counts': 2, 'optim_wrapper.clip_grad': dict(max_norm=1.0)},
     'elr_drop_last': {'train_dataloader.drop_last': True},
     'elr_balanced': {'train': 128, 'train_dataloader.sampler': BALANCED},
+    'elr_in_memory': dict(train=97, **IN_MEMORY),
     'elr_sparse': {'model.head.memory_storage': 'sparse', 'model.head.memory_top_k': 4},
     'joint': dict(name='elr_plus_digits'),
     'joint_sharded': {'name': 'elr_plus_digits', 'model.network.head.memory_storage': 'sharded'},

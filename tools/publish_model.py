@@ -53,6 +53,9 @@ def plain_config(cfg, member: str | None):
 
     cfg = mmelr.apply_method(cfg, 'ce')
     model = cfg.model
+    for owner in (cfg, model):
+        if (owner.get('data_preprocessor') or {}).get('type') == 'InMemoryPreprocessor':
+            owner.data_preprocessor.type = 'ClsDataPreprocessor'
     model.pop('init_cfg', None)
     model.backbone.pop('init_cfg', None)  # would look for the pretrained weights that the run began with
     if member == 'ensemble':
@@ -67,6 +70,8 @@ def plain_config(cfg, member: str | None):
             parts[key] = cfg[key]
     if parts.get('test_dataloader', {}).get('dataset', {}).get('type') == 'NoisyLabelDataset':
         parts['test_dataloader'].dataset = parts['test_dataloader'].dataset.dataset
+    if parts.get('test_dataloader', {}).get('dataset', {}).get('type') == 'InMemoryDataset':
+        parts['test_dataloader'].dataset.type = parts['test_dataloader'].dataset.pop('base')
     return Config(parts)
 
 

@@ -118,7 +118,7 @@ def check_kind(dataset) -> None:
         raise TypeError(
             f'NoisyLabelDataset cannot tell which sample an item of {type(dataset).__name__} is. It knows '
             'datasets derived from BaseDataset, and RepeatDataset, ConcatDataset, ClassBalancedDataset and '
-            'KFoldDataset around them. Wrap the dataset inside instead.'
+            'KFoldDataset around them, and InMemoryDataset around all of that. Wrap the dataset inside instead.'
         )
 
 

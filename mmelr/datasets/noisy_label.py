@@ -15,6 +15,7 @@ from mmpretrain.registry import DATASETS
 from ..noise import NoiseRecord, parse_noise
 from ..registry import build_noise
 from .identity import SampleMap, balances_classes, check_kind, map_samples
+from .in_memory import InMemoryDataset
 
 __all__ = ['NoisyLabelDataset']
 
@@ -53,7 +54,9 @@ class NoisyLabelDataset:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         noise = parse_noise(noise) if isinstance(noise, str) else noise
         self.noise = build_noise(noise) if isinstance(noise, dict) else noise
-        check_kind(self.dataset)
+        self._in_memory = isinstance(self.dataset, InMemoryDataset)
+        if not self._in_memory:
+            check_kind(self.dataset)
         self._metainfo = self.dataset.metainfo
         # (seed, epoch) in memory that data workers share, so that persistent ones learn of a new epoch.
         self._augmentation = torch.full((2,), -1, dtype=torch.int64).share_memory_()
@@ -67,12 +70,12 @@ class NoisyLabelDataset:
             return
         self.dataset.full_init()
         self._metainfo = self.dataset.metainfo
+        self._map: SampleMap = self.dataset.map if self._in_memory else map_samples(self.dataset)
         if self.noise is not None and balances_classes(self.dataset):
             raise TypeError(
                 'ClassBalancedDataset repeats samples by the labels of the dataset inside: by the clean ones, which '
                 'the noise is to hide. Leave it out, or put the noisy labels into the dataset and use noise=None.'
             )
-        self._map: SampleMap = map_samples(self.dataset)
         num_classes = self._num_classes()
         given = self._map.gt_labels()
         outside = np.flatnonzero((given < 0) | (given >= num_classes))
@@ -150,34 +153,49 @@ class NoisyLabelDataset:
     def get_data_info(self, idx: int) -> dict:
         """dict: Annotation of an item: the wrapped dataset's with the four entries above."""
         info = self._map.get_data_info(idx)
-        info.update(self._identity(idx), gt_label=self.get_cat_ids(idx)[0])
+        info.update(self._identities([idx])[0], gt_label=self.get_cat_ids(idx)[0])
         return info
 
-    @force_full_init
     def __getitem__(self, idx: int) -> dict:
+        return self.__getitems__([idx])[0]
+
+    @force_full_init
+    def __getitems__(self, items: list[int]) -> list[dict]:
+        """Several items at once, as PyTorch's loader asks for a batch: what a batch needs once is done once."""
+        if not self._in_memory:
+            with self._kept_random_state():
+                return [self._item(idx) for idx in items]
+        seed, epoch = self._augmentation.tolist()
+        labels = self.record.noisy_label[self._map.sample_idx[items]]
+        return self.dataset.fetch(
+            np.asarray(items), labels, self._identities(items), None if epoch < 0 else (seed, epoch)
+        )
+
+    def _item(self, idx: int) -> dict:
         # As BaseDataset does, but when a pipeline rejects an image the next one comes with its own number and label.
         leaf = self._map.leaf(idx)
         for attempt in range(1 if leaf.test_mode else leaf.max_refetch + 1):
-            with self._augmentation_seed(idx, attempt):
-                data = self._map.leaf(idx).pipeline(self.get_data_info(idx))
-                if data is not None:
-                    break
-                rejected, idx = idx, np.random.randint(len(self))
+            self._seed_augmentation(idx, attempt)
+            data = self._map.leaf(idx).pipeline(self.get_data_info(idx))
+            if data is not None:
+                break
+            rejected, idx = idx, np.random.randint(len(self))
         else:
             raise RuntimeError(
                 f'The pipeline of {type(leaf).__name__} rejects its images, the last one item {rejected}. '
                 'Check the image paths and the pipeline.'
             )
         if 'data_samples' in data:
-            data['data_samples'].set_metainfo(self._identity(idx))
+            data['data_samples'].set_metainfo(self._identities([idx])[0])
         return data
 
-    def _identity(self, idx: int) -> dict:
-        sample = int(self._map.sample_idx[idx])
-        identity = dict(sample_idx=sample, num_samples=self._map.num_samples)
-        if self.record.clean_label is not None:
-            identity['clean_label'] = int(self.record.clean_label[sample])
-        return identity
+    def _identities(self, items: list[int]) -> list[dict]:
+        samples, clean = self._map.sample_idx[items], self.record.clean_label
+        identities = [dict(sample_idx=sample, num_samples=self._map.num_samples) for sample in samples.tolist()]
+        if clean is not None:
+            for identity, label in zip(identities, clean[samples].tolist(), strict=True):
+                identity['clean_label'] = label
+        return identities
 
     def set_augmentation_epoch(self, seed: int, epoch: int) -> None:
         """Draw the pipeline's random numbers from (seed, epoch, item) from now on, in every data worker.
@@ -196,26 +214,28 @@ class NoisyLabelDataset:
         finally:
             self.set_augmentation_epoch(*before)
 
-    @contextmanager
-    def _augmentation_seed(self, idx: int, attempt: int):
+    def _seed_augmentation(self, idx: int, attempt: int) -> None:
         seed, epoch = self._augmentation.tolist()
         if epoch < 0:
-            yield
             return
-        # A data worker's random state serves nothing else; the main process's does.
-        mine = torch.utils.data.get_worker_info() is None
-        saved = (random.getstate(), np.random.get_state(), torch.default_generator.get_state()) if mine else None
         a, b, c = np.random.SeedSequence((seed, epoch, idx % len(self), attempt)).generate_state(3)
         random.seed(int(a))
         np.random.seed(b)
         torch.default_generator.manual_seed(int(c))
+
+    @contextmanager
+    def _kept_random_state(self):
+        """Give the main process back its random state. That of a data worker serves nothing else."""
+        if self._augmentation[1] < 0 or torch.utils.data.get_worker_info() is not None:
+            yield
+            return
+        saved = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
         try:
             yield
         finally:
-            if mine:
-                random.setstate(saved[0])
-                np.random.set_state(saved[1])
-                torch.default_generator.set_state(saved[2])
+            random.setstate(saved[0])
+            np.random.set_state(saved[1])
+            torch.default_generator.set_state(saved[2])
 
     def __repr__(self) -> str:
         record = self.record.summary() if self._fully_initialized else f'noise={self.noise!r}, not loaded yet'

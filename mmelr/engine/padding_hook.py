@@ -62,7 +62,7 @@ class PaddingHook(Hook):
         real = [_real(loader, self._drawn, rank, self._ranks, runner.iter % len(loader)) for rank in range(self._ranks)]
         if len(set(real)) == 1:
             return
-        for key in ('inputs', 'data_samples') if real[self._rank] else ():
+        for key in data_batch if real[self._rank] else ():
             data_batch[key] = data_batch[key][: real[self._rank]]
         weight = real[self._rank] * self._ranks / sum(real)
         for sample in data_batch['data_samples']:

@@ -8,35 +8,45 @@ train_pipeline = [
 test_pipeline = [dict(type='PackInputs')]
 
 data_preprocessor = dict(
-    type='ClsDataPreprocessor', num_classes=10, mean=[125.31, 122.95, 113.87], std=[51.59, 50.85, 51.26])
+    type='InMemoryPreprocessor', num_classes=10, mean=[125.31, 122.95, 113.87], std=[51.59, 50.85, 51.26])
 
 train_dataloader = dict(
     batch_size=128,
-    num_workers=2,
-    persistent_workers=True,
+    num_workers=0,
+    persistent_workers=False,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='NoisyLabelDataset',
-        dataset=dict(type='CIFAR10', data_root='data/cifar10', split='train', indices=45000, pipeline=train_pipeline),
+        dataset=dict(
+            type='InMemoryDataset', base='CIFAR10',
+            data_root='data/cifar10', split='train', indices=45000,
+            pipeline=train_pipeline),
         noise=dict(type='SymmetricNoise', rate=0.4, seed=0)))
 
 val_dataloader = dict(
     batch_size=500,
-    num_workers=2,
-    persistent_workers=True,
+    num_workers=0,
+    persistent_workers=False,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='NoisyLabelDataset',
-        dataset=dict(type='CIFAR10', data_root='data/cifar10', split='train', indices=-5000, pipeline=test_pipeline),
+        dataset=dict(
+            type='InMemoryDataset', base='CIFAR10',
+            data_root='data/cifar10', split='train', indices=-5000,
+            pipeline=test_pipeline),
         noise=dict(type='SymmetricNoise', rate=0.4, seed=0)))
 val_evaluator = dict(type='Accuracy', topk=(1, ))
 
 test_dataloader = dict(
     batch_size=500,
-    num_workers=2,
+    num_workers=0,
+    persistent_workers=False,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CIFAR10', data_root='data/cifar10', split='test', test_mode=True, pipeline=test_pipeline))
+    dataset=dict(
+        type='InMemoryDataset', base='CIFAR10',
+        data_root='data/cifar10', split='test', test_mode=True,
+        pipeline=test_pipeline))
 test_evaluator = dict(type='Accuracy', topk=(1, ))
