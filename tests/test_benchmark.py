@@ -137,9 +137,19 @@ class TestCellConfig:
     def test_no_augmentation_of_what_is_held_out(self):
         cfg = config(Cell('ce', (), 'symmetric:0.2', 0), 'fashion_mnist_12800')
         train, val = (cfg[f'{part}_dataloader'].dataset.dataset for part in ('train', 'val'))
-        assert train.type == val.type == 'KFoldDataset' and train.dataset.indices == val.dataset.indices == 12800
+        assert all('KFoldDataset' in (part.type, part.get('base')) for part in (train, val))
+        assert train.dataset.indices == val.dataset.indices == 12800
         assert 'RandomFlip' in str(train.dataset.pipeline) and 'RandomFlip' not in str(val.dataset.pipeline)
         assert val.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
+
+    def test_folds_go_inside_of_a_dataset_in_memory(self, tmp_path):
+        in_memory = "train_dataloader = dict(dataset=dict(dataset=dict(type='InMemoryDataset', base='Digits')))"
+        (tmp_path / 'mine.py').write_text(f"_base_ = '{CONFIGS}/ce_digits.py'\n{in_memory}\n")
+        cfg = config(Cell('ce', (), 'symmetric:0.2', 4), str(tmp_path / 'mine.py'))
+        for part, held_out in (('train', False), ('val', True)):
+            fold = cfg[f'{part}_dataloader'].dataset.dataset
+            assert (fold.type, fold.base, fold.seed, fold.test_mode) == ('InMemoryDataset', 'KFoldDataset', 4, held_out)
+            assert fold.dataset.type == 'Digits' and 'base' not in fold.dataset
 
     def test_options_and_shares(self, tmp_path):
         cell = Cell('elr', ('model.head.lam=5',), 'none', 0)

@@ -217,17 +217,27 @@ def _hold_out(cfg: Config, share: float | None, seed: int) -> None:
         raise ValueError(f'--hold-out is 0 or one part of N, as 0.1, 0.2 or 0.5, but is {share:g}.')
     # By random folds, for data may come in the order of the classes. NoisyLabelDataset knows the samples in them, so
     # that all keep the labels that they have in the whole.
-    part = dict(type='KFoldDataset', num_splits=splits, fold=0, seed=seed)
+    part = dict(num_splits=splits, fold=0, seed=seed)
     seen = _evaluated(train.dataset.dataset, _pipeline(cfg.test_dataloader.dataset))
     cfg.val_dataloader = ConfigDict(
         val or cfg.test_dataloader,
         dataset=ConfigDict(
-            type='NoisyLabelDataset', dataset=dict(part, dataset=seen, test_mode=True), noise=train.dataset.get('noise')
+            type='NoisyLabelDataset', dataset=_fold(seen, part, test_mode=True), noise=train.dataset.get('noise')
         ),
     )
     cfg.val_evaluator = cfg.get('val_evaluator') or cfg.test_evaluator
     cfg.val_cfg = cfg.get('val_cfg') or dict()
-    train.dataset.dataset = ConfigDict(part, dataset=train.dataset.dataset, test_mode=False)
+    train.dataset.dataset = _fold(train.dataset.dataset, part, test_mode=False)
+
+
+def _fold(dataset: dict, part: dict, test_mode: bool) -> ConfigDict:
+    """A fold of a data set; ``InMemoryDataset`` has wrappers inside of it."""
+    part = dict(part, test_mode=test_mode)
+    if dataset['type'] != 'InMemoryDataset':
+        return ConfigDict(type='KFoldDataset', dataset=dataset, **part)
+    inside = ConfigDict(dataset, type=dataset['base'])
+    del inside['base']
+    return ConfigDict(type='InMemoryDataset', base='KFoldDataset', dataset=inside, **part)
 
 
 def _pipeline(dataset: dict) -> list | None:
