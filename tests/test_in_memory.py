@@ -489,7 +489,7 @@ def test_the_measurement():
     """Of speed nothing is asserted but that both ways make the batches that are measured."""
     built = build_pipelines(side=8, channels=1)
     for dataset, _ in built.values():
-        assert len(dataset) == 4096 and dataset.record.noise_rate == pytest.approx(0.36, abs=0.05)
+        assert len(dataset) == 4096 and 0.3 < (dataset.get_gt_labels() != dataset.own_labels).mean() < 0.45
     figures = pipeline_speed(built, batch_size=4, repeats=1, batches=1)
     assert tuple(figures) == WAYS and figures['in memory']['ratio'] > 0
     for of_way in figures.values():
