@@ -1,0 +1,98 @@
+"""The reference: everything public of a package, and bare names in docstrings found wherever they are."""
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+import mmelr
+
+logger = logging.getLogger(__name__)
+MISSING = (
+    '%s.%s is public and on no page of docs/api. Add `.. public:: %s` to one; or give it a docstring (`#: ` and a '
+    'sentence in the line before, where it is neither a class nor a function).'
+)
+
+
+def is_data(module: ModuleType, name: str) -> bool:
+    return not (inspect.isclass(getattr(module, name)) or inspect.isroutine(getattr(module, name)))
+
+
+def modules(package: ModuleType) -> list[ModuleType]:
+    """The modules right inside of a package, without packages."""
+    found = pkgutil.iter_modules(getattr(package, '__path__', []), f'{package.__name__}.')
+    return [importlib.import_module(info.name) for info in found if not info.ispkg]
+
+
+def own_names(module: ModuleType) -> list[str]:
+    """The public names of a module that its package does not export: they are documented here.
+
+    What is neither a class nor a function has its comment where it is defined, and is documented there.
+    """
+    package = importlib.import_module(module.__name__.rpartition('.')[0] or module.__name__)
+    exported = set(getattr(package, '__all__', ())) if package is not mmelr else set()
+    return [name for name in getattr(module, '__all__', ()) if name not in exported or is_data(module, name)]
+
+
+class Public(SphinxDirective):
+    """``.. public:: mmelr.memory``: what the package exports, then the rest of its modules, for contributors."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        module = importlib.import_module(name)
+        lines = [f'.. automodule:: {name}', '   :members:']
+        if hasattr(module, '__path__'):
+            lines.append('   :exclude-members: ' + ', '.join(n for n in module.__all__ if is_data(module, n)))
+        lines.append('')
+        for part in modules(module):
+            names = own_names(part)
+            if names:
+                title = f'``{part.__name__}``'
+                lines += [title, '-' * len(title), '', f'.. automodule:: {part.__name__}']
+                lines += [f'   :members: {", ".join(names)}', '']
+        return self.parse_text_to_nodes('\n'.join(lines), allow_section_headings=True)
+
+
+def find(app: Sphinx, env, link, text: nodes.Node) -> nodes.Node | None:
+    """Resolves what docstrings name for short: ``TargetMemory`` anywhere in mmelr is the one class of that name.
+
+    A type of someone else's, in a signature or an ``Args`` list, stays text: torch's inventory is on the internet. What
+    stands in a role must be found.
+    """
+    if link.get('refdomain') != 'py':
+        return None
+    objects = env.get_domain('py').objects
+    target = link['reftarget'].removeprefix('mmelr.')
+    names = [name for name, entry in objects.items() if f'.{name}'.endswith(f'.{target}') and not entry.aliased]
+    if len(names) != 1:
+        is_role = isinstance(text, nodes.literal)
+        return None if is_role or link['reftarget'].startswith('mmelr.') else text
+    entry = objects[names[0]]
+    refuri = app.builder.get_relative_uri(link['refdoc'], entry.docname)
+    return nodes.reference('', '', text, internal=True, refuri=f'{refuri}#{entry.node_id}', reftitle=names[0])
+
+
+def check_complete(app: Sphinx, env) -> None:
+    """A warning for each public name of mmelr that no page under ``docs/api`` documents."""
+    documented = env.get_domain('py').objects
+    for module in (importlib.import_module(info.name) for info in pkgutil.walk_packages(mmelr.__path__, 'mmelr.')):
+        here = f'{module.__name__}.'
+        for name in getattr(module, '__all__', ()):
+            homes = [full.removesuffix(name) for full in documented if full.endswith(f'.{name}')]
+            # In the module itself, in a package around it, or inside of it.
+            if not any(here.startswith(home) or home.startswith(here) for home in homes):
+                logger.warning(MISSING, module.__name__, name, module.__name__)
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_directive('public', Public)
+    app.connect('missing-reference', find)
+    app.connect('env-check-consistency', check_complete)
+    return dict(parallel_read_safe=True, parallel_write_safe=True)
