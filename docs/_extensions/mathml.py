@@ -3,7 +3,8 @@
 The one font is copied into the site: many a Linux has none for mathematics.
 """
 
-from importlib.resources import files
+import shutil
+from importlib.metadata import distribution
 from pathlib import Path
 
 from docutils.nodes import Element, SkipNode
@@ -36,8 +37,8 @@ def visit_block(translator, node: Element) -> None:
 
 def copy_font(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.name == 'html':
-        font = files('ziamath').joinpath('fonts', FONT)
-        (Path(app.outdir) / '_static' / FONT).write_bytes(font.read_bytes())
+        font = distribution('ziamath').locate_file(f'ziamath/fonts/{FONT}')
+        shutil.copy(font, Path(app.outdir) / '_static' / FONT)
 
 
 def setup(app: Sphinx) -> dict:

@@ -19,28 +19,13 @@ MISSING = (
 )
 
 
-def is_data(module: ModuleType, name: str) -> bool:
-    return not (inspect.isclass(getattr(module, name)) or inspect.isroutine(getattr(module, name)))
-
-
-def modules(package: ModuleType) -> list[ModuleType]:
-    """The modules right inside of a package, without packages."""
-    found = pkgutil.iter_modules(getattr(package, '__path__', []), f'{package.__name__}.')
-    return [importlib.import_module(info.name) for info in found if not info.ispkg]
-
-
-def own_names(module: ModuleType) -> list[str]:
-    """The public names of a module that its package does not export: they are documented here.
-
-    What is neither a class nor a function has its comment where it is defined, and is documented there.
-    """
-    package = importlib.import_module(module.__name__.rpartition('.')[0] or module.__name__)
-    exported = set(getattr(package, '__all__', ())) if package is not mmelr else set()
-    return [name for name in getattr(module, '__all__', ()) if name not in exported or is_data(module, name)]
+def is_code(module: ModuleType, name: str) -> bool:
+    """Whether a name is a class or a function, which carry their docstring wherever they are imported."""
+    return inspect.isclass(getattr(module, name)) or inspect.isroutine(getattr(module, name))
 
 
 class Public(SphinxDirective):
-    """``.. public:: mmelr.memory``: what the package exports, then the rest of its modules, for contributors."""
+    """``.. public:: mmelr.memory``: what the package exports, then what else is public in each of its modules."""
 
     required_arguments = 1
 
@@ -49,14 +34,15 @@ class Public(SphinxDirective):
         module = importlib.import_module(name)
         lines = [f'.. automodule:: {name}', '   :members:']
         if hasattr(module, '__path__'):
-            lines.append('   :exclude-members: ' + ', '.join(n for n in module.__all__ if is_data(module, n)))
-        lines.append('')
-        for part in modules(module):
-            names = own_names(part)
-            if names:
-                title = f'``{part.__name__}``'
-                lines += [title, '-' * len(title), '', f'.. automodule:: {part.__name__}']
-                lines += [f'   :members: {", ".join(names)}', '']
+            exported = {n for n in module.__all__ if is_code(module, n)}
+            lines += ['   :exclude-members: ' + ', '.join(set(module.__all__) - exported), '']
+            for info in pkgutil.iter_modules(module.__path__, f'{name}.'):
+                part = importlib.import_module(info.name)
+                rest = [n for n in getattr(part, '__all__', ()) if n not in exported]
+                if rest and not info.ispkg:
+                    title = f'``{info.name}``'
+                    lines += ['', title, '-' * len(title), '', f'.. automodule:: {info.name}']
+                    lines += [f'   :members: {", ".join(rest)}']
         return self.parse_text_to_nodes('\n'.join(lines), allow_section_headings=True)
 
 
