@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from types import ModuleType
 
 from docutils import nodes
@@ -46,6 +47,11 @@ class Public(SphinxDirective):
         return self.parse_text_to_nodes('\n'.join(lines), allow_section_headings=True)
 
 
+def spare_letters(app: Sphinx, what: str, name: str, thing: object, options, lines: list[str]) -> None:
+    """``num_classes (int): C.`` says C. To reStructuredText a text that begins so is a list with A, B and C."""
+    lines[:] = [re.sub(r'(\): )(?=[A-Za-z]\.( |$))', r'\1\\', line) for line in lines]
+
+
 def find(app: Sphinx, env, link, text: nodes.Node) -> nodes.Node | None:
     """Resolves what docstrings name for short: ``TargetMemory`` anywhere in mmelr is the one class of that name.
 
@@ -79,6 +85,7 @@ def check_complete(app: Sphinx, env) -> None:
 
 def setup(app: Sphinx) -> dict:
     app.add_directive('public', Public)
+    app.connect('autodoc-process-docstring', spare_letters, priority=400)  # before napoleon's
     app.connect('missing-reference', find)
     app.connect('env-check-consistency', check_complete)
     return dict(parallel_read_safe=True, parallel_write_safe=True)
