@@ -18,11 +18,14 @@ converter = LatexToMathML(fancy_error=False)
 
 
 def to_mathml(node: Element, block: bool) -> str:
+    tex = node.astext()
+    if block and r'\\' in tex and r'\begin' not in tex:  # several lines: as Sphinx's other renderers read them
+        tex = rf'\begin{{aligned}}{tex}\end{{aligned}}'
     try:
-        return converter.convert_with_local_state(node.astext(), displaystyle=block)
+        return converter.convert_with_local_state(tex, displaystyle=block)
     except LatexError as error:
-        logger.warning('%s in the formula %s', error, node.astext(), location=node)
-        return f'<code>{node.rawsource}</code>'
+        logger.warning('%s in the formula %s', error, tex, location=node)
+        return ''
 
 
 def visit_inline(translator, node: Element) -> None:

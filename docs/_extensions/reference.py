@@ -15,8 +15,8 @@ import mmelr
 
 logger = logging.getLogger(__name__)
 MISSING = (
-    '%s.%s is public and on no page of docs/api. Add `.. public:: %s` to one; or give it a docstring (`#: ` and a '
-    'sentence in the line before, where it is neither a class nor a function).'
+    'Public in %s and on no page of docs/api: %s. Add `.. public:: %s` to a page. A name that is neither a class nor a '
+    'function needs a docstring, too: `#: ` and a sentence in the line before.'
 )
 
 
@@ -71,21 +71,32 @@ def find(app: Sphinx, env, link, text: nodes.Node) -> nodes.Node | None:
     return nodes.reference('', '', text, internal=True, refuri=f'{refuri}#{entry.node_id}', reftitle=names[0])
 
 
+def skip_fields(app: Sphinx, what: str, name: str, thing: object, skip: bool, options) -> bool | None:
+    """The fields of a ``NamedTuple`` are in its docstring; Python says of each that it is an alias."""
+    return True if type(thing).__name__ == '_tuplegetter' else None
+
+
 def check_complete(app: Sphinx, env) -> None:
-    """A warning for each public name of mmelr that no page under ``docs/api`` documents."""
+    """A warning for each module with public names that no page under ``docs/api`` documents."""
     documented = env.get_domain('py').objects
+    told = set()
     for module in (importlib.import_module(info.name) for info in pkgutil.walk_packages(mmelr.__path__, 'mmelr.')):
         here = f'{module.__name__}.'
+        missing = []
         for name in getattr(module, '__all__', ()):
             homes = [full.removesuffix(name) for full in documented if full.endswith(f'.{name}')]
             # In the module itself, in a package around it, or inside of it.
-            if not any(here.startswith(home) or home.startswith(here) for home in homes):
-                logger.warning(MISSING, module.__name__, name, module.__name__)
+            if not any(here.startswith(home) or home.startswith(here) for home in homes) and name not in told:
+                missing.append(name)
+        told |= set(missing)  # a package comes before its modules
+        if missing:
+            logger.warning(MISSING, module.__name__, ', '.join(missing), module.__name__)
 
 
 def setup(app: Sphinx) -> dict:
     app.add_directive('public', Public)
     app.connect('autodoc-process-docstring', spare_letters, priority=400)  # before napoleon's
+    app.connect('autodoc-skip-member', skip_fields)
     app.connect('missing-reference', find)
     app.connect('env-check-consistency', check_complete)
     return dict(parallel_read_safe=True, parallel_write_safe=True)
