@@ -37,6 +37,13 @@ page
 api/reference
 ```
 """
+PAGE = """
+# Page
+
+## A heading: β
+
+[back](../README.md), [more](../NOTES.md), {py:class}`TargetMemory`
+"""
 REFERENCE = """
 Reference
 =========
@@ -53,7 +60,7 @@ def built(tmp_path_factory):
     root = tmp_path_factory.mktemp('repository')
     files = {
         'docs/index.md': INDEX,
-        'docs/page.md': '# Page\n\n## A heading: β\n[back](../README.md), [more](../NOTES.md), {py:class}`TargetMemory`\n',
+        'docs/page.md': PAGE,
         'docs/lonely.md': '# In no table of contents\n',
         'docs/api/reference.rst': REFERENCE,
         'README.md': '# Project\n\n[a page](docs/page.md), [a config](configs/mine.py), [here](#project)\n',
