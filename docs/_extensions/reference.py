@@ -62,8 +62,12 @@ def find(app: Sphinx, env, link, text: nodes.Node) -> nodes.Node | None:
         return None
     objects = env.get_domain('py').objects
     target = link['reftarget'].removeprefix('mmelr.')
-    names = [name for name, entry in objects.items() if f'.{name}'.endswith(f'.{target}') and not entry.aliased]
-    if len(names) != 1:
+    # Of a class with an inherited docstring, a method may be documented in a class of the same name elsewhere.
+    for words in (f'{link.get("py:class")}.{target}', target):
+        names = [name for name, entry in objects.items() if f'.{name}'.endswith(f'.{words}') and not entry.aliased]
+        if len(names) == 1:
+            break
+    else:
         is_role = isinstance(text, nodes.literal)
         return None if is_role or link['reftarget'].startswith('mmelr.') else text
     entry = objects[names[0]]
