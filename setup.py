@@ -30,6 +30,7 @@ setup(
         demo=['scikit-learn', 'matplotlib'],
         test=['pytest', 'pytest-xdist', 'ruff', 'tensorboard', 'timm'],
         browser=['playwright'],  # and a Chromium of the system
+        docs=['sphinx', 'docutils', 'myst-parser', 'furo', 'math-core', 'ziamath'],  # make docs
         cleanlab=['cleanlab'],  # to compare with: tools/compare_audits.py
     ),
     keywords=['noisy labels', 'early-learning regularization', 'image classification', 'MMPretrain', 'PyTorch'],

@@ -42,7 +42,7 @@ class Case:
 
     Attributes:
         method (str): ``'elr'`` or ``'elr+'``.
-        own (dict): The model as the config has it, without its batch augments; for ELR+ :class:`FixedMixup` is the one
+        own (dict): The model as the config has it, without its batch augments; for ELR+ ``FixedMixup`` is the one
             batch augment.
         elr (dict): The same model after ``apply_method(cfg, method)``, for ELR+ with that mixup.
         side (int): Height and width of the config's training images.

@@ -12,8 +12,8 @@ from .key_list import KeyListDataset, parse_label, read_list
 
 __all__ = ['FOLDERS', 'ImageNet50', 'MiniWebVision']
 
-# Class folders of the first 50 classes, in order: the numbers of their WordNet synsets.
 # fmt: off
+#: Class folders of the first 50 classes, in order: the numbers of their WordNet synsets.
 FOLDERS = tuple(
     f'n{number:08}' for number in (
         1440764, 1443537, 1484850, 1491361, 1494475, 1496331, 1498041, 1514668, 1514859, 1518878,

@@ -107,7 +107,7 @@ class LiveView(logging.Filter):
     warning or an error. Those are printed above the view and stay. Files and other handlers get everything, always.
     After :meth:`close` the terminal is as it was.
 
-    There is no thread: a picture is drawn by whoever calls :meth:`refresh`, at most every :data:`INTERVAL` seconds. The
+    There is no thread: a picture is drawn by whoever calls :meth:`refresh`, at most every ``INTERVAL`` seconds. The
     cursor is never hidden, so that nothing has to be put right after a process that was killed.
 
     Args:

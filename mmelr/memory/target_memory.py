@@ -14,6 +14,7 @@ from .rows import DenseRows, TopKRows
 
 __all__ = ['DTYPES', 'STORAGES', 'TargetMemory', 'check_options']
 
+#: Names and dtypes of the stored targets.
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 #: Where the table is and what of it is kept; see :class:`TargetMemory`.
