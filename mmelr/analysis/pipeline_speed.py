@@ -18,7 +18,7 @@ WAYS = ('per sample', 'in memory')
 
 
 @DATASETS.register_module()
-class RandomImages(BaseDataset):
+class PipelineImages(BaseDataset):
     """Images of random pixels in ten classes."""
 
     METAINFO = {'classes': tuple('0123456789')}
@@ -51,8 +51,8 @@ def build_pipelines(side: int = 32, channels: int = 3, augment: bool = True, dev
         pipeline = [crop, dict(type='RandomFlip', prob=0.5), *pipeline]
     images = dict(num=4096, side=side, channels=channels, pipeline=pipeline)
     parts = (
-        (dict(type='RandomImages', **images), 'ClsDataPreprocessor'),
-        (dict(type='InMemoryDataset', base='RandomImages', **images), 'InMemoryPreprocessor'),
+        (dict(type='PipelineImages', **images), 'ClsDataPreprocessor'),
+        (dict(type='InMemoryDataset', base='PipelineImages', **images), 'InMemoryPreprocessor'),
     )
     built = {}
     for way, (dataset, kind) in zip(WAYS, parts, strict=True):

@@ -17,8 +17,11 @@ from .parts import classifier_head, epochs_of, kind_of, replaced
 __all__ = ['ELR_OPTIONS', 'PLUS_OPTIONS', 'STAR_OPTIONS', 'base_head', 'use_co_training', 'use_elr', 'use_one_network',
            'use_own_schedule', 'use_restarts']  # fmt: skip
 
+#: Options of ELR, and of the methods that stand on it.
 ELR_OPTIONS = ('beta', 'lam', 'memory_dtype', 'memory_storage', 'memory_top_k')
+#: What ELR* takes beside them.
 STAR_OPTIONS = ('T_0',)
+#: What ELR+ takes beside them.
 PLUS_OPTIONS = ('num_networks', 'teacher', 'alpha', 'gamma', 'schedule')
 
 

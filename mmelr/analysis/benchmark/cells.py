@@ -19,9 +19,11 @@ from ...serialization import load_json, shorten
 from ..runs import ACCURACY, MEMORIZED, read_run
 from .grid import Cell, differences
 
-__all__ = ['check_settings', 'epochs_done', 'read_result', 'run_cell', 'settings_of']
+__all__ = ['RESULT', 'check_settings', 'epochs_done', 'read_result', 'run_cell', 'settings_of']
 
-RESULT, SETTINGS, LOG = 'result.json', 'settings.json', 'log.txt'
+#: What a finished cell leaves in its folder.
+RESULT = 'result.json'
+SETTINGS, LOG = 'settings.json', 'log.txt'
 #: What a result must hold; with None where there may be nothing.
 _NUMBERS = ('last_accuracy', 'epochs', 'seconds', 'cpu_seconds')
 _NUMBERS_OR_NONE = ('picked_accuracy', 'picked_epoch', 'picked_by', 'wrong_labels_memorized')

@@ -58,6 +58,7 @@ def _memorized(result: dict) -> float | None:
     return None if share is None else 100 * share
 
 
+#: What is told of the runs, by the key of its table.
 FIGURES = dict(
     last=Figure('Test accuracy after the last epoch [%]', lambda r: r['last_accuracy'], best=True),
     picked=Figure(
