@@ -11,8 +11,8 @@ For each noise and seed it trains, with the network and schedule of one config,
     pip install 'mmelr[cleanlab]'
     python tools/compare_audits.py digits --seeds 0 1 2 --jobs 2
 
-Data sets: digits (configs/*_digits.py) and fashion_mnist (configs/*_fashion_mnist_12800.py, cut down to the first 4,000
-images, a network of half the width on images of half the size, 25 epochs and 2,000 test images, for CPUs). Every cell
+Data sets: digits (configs/*_digits.py) and fashion_mnist (configs/*_fashion_mnist_4000.py, and of
+the test images the first 2,000). Every cell
 is written to WORK_DIR, and finished ones are not repeated. Test images are used for nothing but the accuracy.
 """
 
@@ -33,15 +33,9 @@ from mmelr.analysis.processes import Task, run_tasks
 from mmelr.cli import fail_early
 from mmelr.serialization import load_json
 
-SMALL = dict(
-    model=dict(backbone=dict(stem_channels=8, base_channels=8, strides=(2, 2, 2, 2)), head=dict(in_channels=64)),
-    train_dataloader=dict(batch_size=64, dataset=dict(dataset=dict(indices=4000))),
-    optim_wrapper=dict(optimizer=dict(lr=0.1)),
-    param_scheduler=dict(milestones=[12, 18]),
-    train_cfg=dict(max_epochs=25),
-    val_dataloader=dict(dataset=dict(indices=2000)),
+DATASETS = dict(
+    digits=('digits', {}), fashion_mnist=('fashion_mnist_4000', dict(val_dataloader=dict(dataset=dict(indices=2000))))
 )
-DATASETS = dict(digits=('digits', {}), fashion_mnist=('fashion_mnist_12800', SMALL))
 NOISES = dict(
     digits=['symmetric:0.2', 'symmetric:0.4', 'symmetric:0.6', 'asymmetric:0.4,mapping=mnist', 'instance:0.4'],
     fashion_mnist=['symmetric:0.2', 'symmetric:0.4', 'symmetric:0.6', 'asymmetric:0.4,mapping=next', 'instance:0.4'],
@@ -60,7 +54,7 @@ FIGURES = dict(
 def config(dataset: str, method: str, noise: str, seed: int, work_dir: Path):
     """The config of a run: no data workers, for these images are in memory; one checkpoint and one test at the end."""
     name, changes = DATASETS[dataset]
-    cfg = mmelr.apply_method(f'configs/{"ce" if method == "ce" else "elr"}_{name}.py', noise=noise)
+    cfg = mmelr.apply_method(f'configs/ce_{name}.py', 'ce' if method == 'ce' else 'elr', noise=noise)
     cfg.merge_from_dict(changes)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
@@ -85,13 +79,14 @@ def train(cfg) -> tuple[float, float]:
 def out_of_sample(cfg, num_samples: int, num_classes: int) -> tuple[np.ndarray, float]:
     """Cross-validated probabilities [n, C] of cross entropy, and the CPU seconds that they took."""
     from mmelr.analysis.audit import AuditedRun
+    from mmelr.analysis.benchmark import fold_of
 
     probabilities, spent, work_dir = np.zeros((num_samples, num_classes)), 0.0, cfg.work_dir
     whole = cfg.train_dataloader.dataset.dataset
     for fold in range(FOLDS):
         cfg.work_dir, cfg.experiment_name = f'{work_dir}/{fold}', f'{work_dir}/{fold}'.replace('/', '_')
         parts = [
-            dict(type='KFoldDataset', dataset=whole, num_splits=FOLDS, fold=fold, test_mode=held_out)
+            fold_of(whole, dict(num_splits=FOLDS, fold=fold), test_mode=held_out)
             for held_out in (False, True)
         ]
         cfg.train_dataloader.dataset.dataset = parts[0]

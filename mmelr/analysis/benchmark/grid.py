@@ -19,6 +19,7 @@ __all__ = [
     'Cell',
     'cell_config',
     'differences',
+    'fold_of',
     'make_grid',
     'parse_methods',
     'parse_noises',
@@ -222,16 +223,25 @@ def _hold_out(cfg: Config, share: float | None, seed: int) -> None:
     cfg.val_dataloader = ConfigDict(
         val or cfg.test_dataloader,
         dataset=ConfigDict(
-            type='NoisyLabelDataset', dataset=_fold(seen, part, test_mode=True), noise=train.dataset.get('noise')
+            type='NoisyLabelDataset', dataset=fold_of(seen, part, test_mode=True), noise=train.dataset.get('noise')
         ),
     )
     cfg.val_evaluator = cfg.get('val_evaluator') or cfg.test_evaluator
     cfg.val_cfg = cfg.get('val_cfg') or dict()
-    train.dataset.dataset = _fold(train.dataset.dataset, part, test_mode=False)
+    train.dataset.dataset = fold_of(train.dataset.dataset, part, test_mode=False)
 
 
-def _fold(dataset: dict, part: dict, test_mode: bool) -> ConfigDict:
-    """A fold of a data set; ``InMemoryDataset`` has wrappers inside of it."""
+def fold_of(dataset: dict, part: dict, test_mode: bool) -> ConfigDict:
+    """A fold of a data set; ``InMemoryDataset`` has wrappers inside of it.
+
+    Args:
+        dataset (dict): Config of the data set.
+        part (dict): ``num_splits`` and ``fold`` of ``KFoldDataset``, and its ``seed``.
+        test_mode (bool): The fold itself, else all but the fold.
+
+    Returns:
+        ConfigDict: Config of the part.
+    """
     part = dict(part, test_mode=test_mode)
     if dataset['type'] != 'InMemoryDataset':
         return ConfigDict(type='KFoldDataset', dataset=dataset, **part)
