@@ -28,6 +28,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -99,13 +100,23 @@ def contenders(name: str, batch: int, args: argparse.Namespace, change: Callable
 
 
 def steps_of_a_turn(step: Callable, args: argparse.Namespace) -> int:
-    """As many as take about a tenth of a second, so that the clock is fine enough."""
+    """On CUDA as many as take about a tenth of a second; on a CPU one, for neighbours in time are the best compared."""
     from mmelr.analysis.speed import take_turns
 
-    if args.quick:
+    if args.device == 'cpu':
         return 1
     seconds = take_turns({'': step}, 2, 1, args.device)[''][-1]
     return max(1, min(20, round(0.1 / seconds)))
+
+
+def rounds_of(step: Callable, args: argparse.Namespace) -> int:
+    """``--rounds``, and on a CPU up to ten times as many of short steps."""
+    from mmelr.analysis.speed import take_turns
+
+    if args.device != 'cpu' or args.quick:
+        return args.rounds
+    seconds = take_turns({'': step}, 2, 1, args.device)[''][-1]
+    return args.rounds * max(1, min(10, round(0.1 / seconds)))
 
 
 def measure_steps(args: argparse.Namespace, change: Callable | None = None) -> list[dict]:
@@ -116,7 +127,7 @@ def measure_steps(args: argparse.Namespace, change: Callable | None = None) -> l
     for text in args.case:
         name, batch = text.split(':')
         runners = contenders(name, int(batch), args, change)
-        times = take_turns(runners, args.rounds, steps_of_a_turn(runners['ELR'], args), args.device)
+        times = take_turns(runners, rounds_of(runners['ELR'], args), steps_of_a_turn(runners['ELR'], args), args.device)
         to_ce = summary(times, 'cross entropy')
         to_floor = summary(times, 'passes of ELR+')
         average = {k: summary(times, k)['weight average'] for k in ('ELR+ joint', 'ELR+ alternate')}
@@ -124,7 +135,7 @@ def measure_steps(args: argparse.Namespace, change: Callable | None = None) -> l
         print(f'\n{text}: a step of a network, {args.rounds} rounds')
         for method, row in to_ce.items():
             floor = to_floor[method]
-            print(f'  {method:32} {row["ms"]:9.3f} ms   x cross entropy {_ratio(row)}   x passes of ELR+ {_ratio(floor)}')
+            print(f'  {method:32} {row["ms"]:9.3f} ms   x cross entropy {_ratio(row)}   x ELR+ passes {_ratio(floor)}')
         print(f'  the weight average is {100 * average["ELR+ joint"]["ratio"]:.2f} % of a step (joint)', flush=True)
         gc.collect()
     return rows
@@ -137,7 +148,8 @@ def measure_n(args: argparse.Namespace) -> dict:
     case, batch = ('digits', 64) if args.device == 'cpu' else ('narrow18', 128)
     sizes = (1_000, 2_000) if args.quick else (10_000, 1_000_000)
     runners = {f'{n:,}': single(CASES[case], 'ELRHead', batch, n, args.device, args.amp) for n in sizes}
-    times = take_turns(runners, 2 * args.rounds, steps_of_a_turn(next(iter(runners.values())), args), args.device)
+    first = runners[f'{sizes[0]:,}']
+    times = take_turns(runners, rounds_of(first, args), steps_of_a_turn(first, args), args.device)
     rows = summary(times, f'{sizes[0]:,}')
     print(f'\n{case}:{batch}: an ELR step, by the number of training samples n')
     for name, row in rows.items():
@@ -148,14 +160,12 @@ def measure_n(args: argparse.Namespace) -> dict:
 def measure_variants(args: argparse.Namespace) -> list[dict]:
     """Plain steps beside those in channels_last, and beside compiled ones."""
     from mmelr.analysis.speed import CASES, co_training, single, summary, take_turns
+    from mmelr.engine.fast_network_hook import make_fast
 
-    def channels_last(model) -> None:
-        model.to(memory_format=torch.channels_last)
-
-    def compiled(model) -> None:
-        mmelr.compile_networks(model)
-
-    variants = {'plain': None, 'channels_last': channels_last} | ({'compiled': compiled} if args.compile else {})
+    variants = {'plain': None, 'channels_last': make_fast}
+    if args.compile:
+        variants['compiled'] = partial(make_fast, channels_last=False, compile=True)
+        variants['compiled, channels_last'] = partial(make_fast, compile=True)
     rows = []
     for text in args.case:
         name, batch = text.split(':')
@@ -167,11 +177,12 @@ def measure_variants(args: argparse.Namespace) -> list[dict]:
                 else single(CASES[name], 'ELRHead' if method == 'ELR' else 'LinearClsHead', *rest, change)
                 for variant, change in variants.items()
             }
-            times = take_turns(runners, args.rounds, steps_of_a_turn(runners['plain'], args), args.device)
+            plain = runners['plain']
+            times = take_turns(runners, rounds_of(plain, args), steps_of_a_turn(plain, args), args.device)
             rows.append(dict(case=text, method=method, variants=summary(times, 'plain')))
             print(f'\n{text}, {method}: a step of a network')
             for variant, row in rows[-1]['variants'].items():
-                print(f'  {variant:16} {row["ms"]:9.3f} ms   x plain {_ratio(row)}', flush=True)
+                print(f'  {variant:24} {row["ms"]:9.3f} ms   x plain {_ratio(row)}', flush=True)
     return rows
 
 
@@ -212,8 +223,8 @@ def measure_train(args: argparse.Namespace) -> dict:
         for name in ('run', 'bare'):
             parts = sorted(run[name].items(), key=lambda part: -part[1])
             total = sum(run[name].values())
-            print(f'  {name}: {1000 * total / run["steps"]:.2f} ms for each of the {run["steps"]} steps of an epoch: '
-                  + ', '.join(f'{part} {100 * v / total:.1f} %' for part, v in parts if v > 0.001 * total), flush=True)  # fmt: skip
+            shares = ', '.join(f'{part} {100 * v / total:.1f} %' for part, v in parts if v > 0.001 * total)
+            print(f'  {name}: {1000 * total / run["steps"]:.2f} ms a step: {shares}', flush=True)
     return result
 
 

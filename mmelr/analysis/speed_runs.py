@@ -126,7 +126,7 @@ def run_config(case: str, work_dir: str, epochs: int) -> Config:
 
 
 def _bare_epochs(case: str, device: str, folder: str, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
-    """Train for ever, an epoch at a time: data, steps, a checkpoint, a validation. Yields the seconds of these parts."""
+    """Train for ever, an epoch at a time, with a checkpoint and a validation. Yields the seconds of the parts."""
     train, val, batch = SIZES[case]
     shape = CASES[case].shape
     images = _BareImages(RandomImages(number=train, shape=shape), augment=shape[0] > 1)
