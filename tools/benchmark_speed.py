@@ -9,7 +9,7 @@ Sections, for --only:
     step      a training step of cross entropy, ELR, ELR+ (both schedules), and the floor of each
     n         an ELR step with 10,000 and with 1,000,000 training samples
     variants  channels_last and torch.compile, each beside the plain step
-    data      samples a second of the data pipelines, without a network
+    data      samples a second of the data pipelines, preprocessed, without a network
     train     a whole run with every hook, beside a bare PyTorch loop that computes the same
     memory    peak memory of a training
     sync      on CUDA: an ELR step must not wait for the device
@@ -40,6 +40,8 @@ DEFAULT = {
     'cpu': ('digits:64', 'digits:256', 'narrow18:64', 'resnet18:16'),
     'cuda': ('narrow18:128', 'resnet18:128', 'resnet34:128', 'resnet34:512', 'preact18:128', 'resnet50:64'),
 }
+#: How images come, and what is done differently for it.
+DATA = {'one by one': None, 'one by one, not seeded by item': 'not seeded', 'in memory': 'in memory'}
 METHODS = ('cross entropy', 'ELR', 'ELR+ joint', 'ELR+ alternate')
 
 
@@ -187,44 +189,54 @@ def measure_variants(args: argparse.Namespace) -> list[dict]:
 
 
 def measure_data(args: argparse.Namespace) -> dict:
-    """Samples a second of a pass over the data, with no network behind it."""
+    """Samples a second of a pass over the data, made into batches for the network, with no network behind it."""
+    from mmengine.registry import init_default_scope
     from mmengine.runner import Runner
+    from mmpretrain.registry import MODELS
 
     from mmelr.analysis.speed import Contender, summary, take_turns
-    from mmelr.analysis.speed_runs import run_config
+    from mmelr.analysis.speed_runs import in_memory, run_config
 
+    init_default_scope('mmpretrain')
     result = {}
     for case in ('digits',) if args.quick else ('digits', 'narrow18'):
-        runners, number = {}, 0
-        for name, seeded in (('seeded for exact resuming', True), ('not seeded', False)):
+        runners = {}
+        for name, change in DATA.items():
             cfg = run_config(case, 'unused', 1)
+            cfg = in_memory(cfg) if change == 'in memory' else cfg
             loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-            if seeded:
+            if change != 'not seeded':
                 loader.dataset.set_augmentation_epoch(0, 0)
-            number = len(loader.dataset)
-            runners[name] = Contender(lambda _, loader=loader: [None for _ in loader])
-        rows = summary(take_turns(runners, args.rounds, 1, 'cpu'), 'not seeded')
+            preprocessor = MODELS.build(cfg.data_preprocessor).to(args.device)
+
+            def a_pass(_, loader=loader, preprocessor=preprocessor) -> None:
+                for batch in loader:
+                    preprocessor(batch, True)
+
+            runners[name] = Contender(a_pass)
+        rows = summary(take_turns(runners, args.rounds, 1, args.device), 'one by one')
         print(f'\n{case}: a pass over the data, one process')
         for name, row in rows.items():
-            row['samples_per_second'] = number / row['ms'] * 1000
-            print(f'  {name:28} {row["samples_per_second"]:9.0f} samples/s   time x {_ratio(row)}', flush=True)
+            row['samples_per_second'] = len(loader.dataset) / row['ms'] * 1000
+            print(f'  {name:32} {row["samples_per_second"]:9.0f} samples/s   time x {_ratio(row)}', flush=True)
         result[case] = rows
     return result
 
 
 def measure_train(args: argparse.Namespace) -> dict:
-    """Whole runs beside bare loops."""
-    from mmelr.analysis.speed_runs import beside_bare_loop
+    """Whole runs beside bare loops, whose data is made one by one as well."""
+    from mmelr.analysis.speed_runs import beside_bare_loop, in_memory
 
     result = {}
     for case in ('digits',) if args.quick else ('digits', 'narrow18'):
-        result[case] = run = beside_bare_loop(case, 1 if args.quick else 8, args.device)
-        print(f'\n{case}: the whole of a run with ELR goes at {run["speed"]:.3f} of the speed of a bare loop')
-        for name in ('run', 'bare'):
-            parts = sorted(run[name].items(), key=lambda part: -part[1])
-            total = sum(run[name].values())
-            shares = ', '.join(f'{part} {100 * v / total:.1f} %' for part, v in parts if v > 0.001 * total)
-            print(f'  {name}: {1000 * total / run["steps"]:.2f} ms a step: {shares}', flush=True)
+        for name, change in (('one by one', lambda cfg: cfg), ('in memory', in_memory)):
+            result[f'{case}, {name}'] = run = beside_bare_loop(case, 1 if args.quick else 8, args.device, change)
+            print(f'\n{case}, images {name}: a run with ELR goes at {run["speed"]:.3f} of the speed of a bare loop')
+            for side in ('run', 'bare'):
+                parts = sorted(run[side].items(), key=lambda part: -part[1])
+                total = sum(run[side].values())
+                shares = ', '.join(f'{part} {100 * v / total:.1f} %' for part, v in parts if v > 0.001 * total)
+                print(f'  {side}: {1000 * total / run["steps"]:.2f} ms a step: {shares}', flush=True)
     return result
 
 

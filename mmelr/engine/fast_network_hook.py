@@ -33,7 +33,7 @@ def make_fast(model: nn.Module, channels_last: bool = True, compile: bool | dict
 
 @HOOKS.register_module()
 class FastNetworkHook(Hook):
-    """Trains and predicts with another memory layout, or compiled backbones, in any config.
+    """Trains with another memory layout, or compiled backbones, in any config.
 
     Checkpoints hold the same names and shapes; they load with the hook and without. Sums are taken in another order, so
     results agree to rounding, not to the bit.
@@ -48,9 +48,6 @@ class FastNetworkHook(Hook):
         TypeError: A value of another type.
     """
 
-    # Before a wrapper or an average copies what is to be changed.
-    priority = 'VERY_HIGH'
-
     def __init__(self, channels_last: bool = True, compile: bool | dict = False) -> None:
         if not isinstance(channels_last, bool):
             raise TypeError(f'channels_last of FastNetworkHook must be True or False, got {channels_last!r}.')
@@ -61,6 +58,6 @@ class FastNetworkHook(Hook):
         self.channels_last = channels_last
         self.compile = compile
 
-    def before_run(self, runner: Runner) -> None:
-        """Change the model, before a checkpoint is loaded into it."""
+    def before_train(self, runner: Runner) -> None:
+        """Change the model, once it has its weights: random ones are drawn in the order in which they lie in memory."""
         make_fast(bare_model(runner), self.channels_last, self.compile)
