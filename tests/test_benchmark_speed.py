@@ -120,7 +120,7 @@ def test_elr_step_takes_one_softmax_and_waits_for_nothing():
     # On the CPU the indices, and whether rows are finite, are looked at; no other value comes to Python.
     assert elr.calls['_local_scalar_dense'] - ce.calls['_local_scalar_dense'] == 3
     more = sum(elr.calls.values()) - sum(ce.calls.values())
-    assert more <= 45, elr.calls - ce.calls
+    assert more <= 60, elr.calls - ce.calls
 
 
 def test_a_batch_draws_what_its_items_draw(monkeypatch):

@@ -230,7 +230,7 @@ def measure_train(args: argparse.Namespace) -> dict:
     result = {}
     for case in ('digits',) if args.quick else ('digits', 'narrow18'):
         for name, change in (('one by one', lambda cfg: cfg), ('in memory', in_memory)):
-            result[f'{case}, {name}'] = run = beside_bare_loop(case, 1 if args.quick else 8, args.device, change)
+            result[f'{case}, {name}'] = run = beside_bare_loop(case, min(args.rounds, 8), args.device, change)
             print(f'\n{case}, images {name}: a run with ELR goes at {run["speed"]:.3f} of the speed of a bare loop')
             for side in ('run', 'bare'):
                 parts = sorted(run[side].items(), key=lambda part: -part[1])
