@@ -122,7 +122,7 @@ def run_config(case: str, work_dir: str, epochs: int) -> Config:
         **runtime.to_dict(),
     )
     # As MMEngine's loggers are: one for each name.
-    return Config(cfg | dict(work_dir=work_dir, log_level='WARNING', experiment_name=Path(work_dir).name))
+    return Config(cfg | dict(work_dir=work_dir, log_level='ERROR', experiment_name=Path(work_dir).name))
 
 
 def in_memory(cfg: Config) -> Config:
