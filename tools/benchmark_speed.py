@@ -9,7 +9,7 @@ Sections, for --only:
     step      a training step of cross entropy, ELR, ELR+ (both schedules), and the floor of each
     n         an ELR step with 10,000 and with 1,000,000 training samples
     variants  channels_last and torch.compile, each beside the plain step
-    data      samples a second of the data pipelines, without a network
+    data      samples a second of the data pipelines, preprocessed, without a network
     train     a whole run with every hook, beside a bare PyTorch loop that computes the same
     memory    peak memory of a training
     sync      on CUDA: an ELR step must not wait for the device
@@ -28,6 +28,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -39,6 +40,8 @@ DEFAULT = {
     'cpu': ('digits:64', 'digits:256', 'narrow18:64', 'resnet18:16'),
     'cuda': ('narrow18:128', 'resnet18:128', 'resnet34:128', 'resnet34:512', 'preact18:128', 'resnet50:64'),
 }
+#: How images come, and what is done differently for it.
+DATA = {'one by one': None, 'one by one, not seeded by item': 'not seeded', 'in memory': 'in memory'}
 METHODS = ('cross entropy', 'ELR', 'ELR+ joint', 'ELR+ alternate')
 
 
@@ -99,13 +102,23 @@ def contenders(name: str, batch: int, args: argparse.Namespace, change: Callable
 
 
 def steps_of_a_turn(step: Callable, args: argparse.Namespace) -> int:
-    """As many as take about a tenth of a second, so that the clock is fine enough."""
+    """On CUDA as many as take about a tenth of a second; on a CPU one, for neighbours in time are the best compared."""
     from mmelr.analysis.speed import take_turns
 
-    if args.quick:
+    if args.device == 'cpu':
         return 1
     seconds = take_turns({'': step}, 2, 1, args.device)[''][-1]
     return max(1, min(20, round(0.1 / seconds)))
+
+
+def rounds_of(step: Callable, args: argparse.Namespace) -> int:
+    """``--rounds``, and on a CPU up to ten times as many of short steps."""
+    from mmelr.analysis.speed import take_turns
+
+    if args.device != 'cpu' or args.quick:
+        return args.rounds
+    seconds = take_turns({'': step}, 2, 1, args.device)[''][-1]
+    return args.rounds * max(1, min(10, round(0.1 / seconds)))
 
 
 def measure_steps(args: argparse.Namespace, change: Callable | None = None) -> list[dict]:
@@ -116,7 +129,7 @@ def measure_steps(args: argparse.Namespace, change: Callable | None = None) -> l
     for text in args.case:
         name, batch = text.split(':')
         runners = contenders(name, int(batch), args, change)
-        times = take_turns(runners, args.rounds, steps_of_a_turn(runners['ELR'], args), args.device)
+        times = take_turns(runners, rounds_of(runners['ELR'], args), steps_of_a_turn(runners['ELR'], args), args.device)
         to_ce = summary(times, 'cross entropy')
         to_floor = summary(times, 'passes of ELR+')
         average = {k: summary(times, k)['weight average'] for k in ('ELR+ joint', 'ELR+ alternate')}
@@ -124,7 +137,7 @@ def measure_steps(args: argparse.Namespace, change: Callable | None = None) -> l
         print(f'\n{text}: a step of a network, {args.rounds} rounds')
         for method, row in to_ce.items():
             floor = to_floor[method]
-            print(f'  {method:32} {row["ms"]:9.3f} ms   x cross entropy {_ratio(row)}   x passes of ELR+ {_ratio(floor)}')
+            print(f'  {method:32} {row["ms"]:9.3f} ms   x cross entropy {_ratio(row)}   x ELR+ passes {_ratio(floor)}')
         print(f'  the weight average is {100 * average["ELR+ joint"]["ratio"]:.2f} % of a step (joint)', flush=True)
         gc.collect()
     return rows
@@ -137,7 +150,8 @@ def measure_n(args: argparse.Namespace) -> dict:
     case, batch = ('digits', 64) if args.device == 'cpu' else ('narrow18', 128)
     sizes = (1_000, 2_000) if args.quick else (10_000, 1_000_000)
     runners = {f'{n:,}': single(CASES[case], 'ELRHead', batch, n, args.device, args.amp) for n in sizes}
-    times = take_turns(runners, 2 * args.rounds, steps_of_a_turn(next(iter(runners.values())), args), args.device)
+    first = runners[f'{sizes[0]:,}']
+    times = take_turns(runners, rounds_of(first, args), steps_of_a_turn(first, args), args.device)
     rows = summary(times, f'{sizes[0]:,}')
     print(f'\n{case}:{batch}: an ELR step, by the number of training samples n')
     for name, row in rows.items():
@@ -148,14 +162,12 @@ def measure_n(args: argparse.Namespace) -> dict:
 def measure_variants(args: argparse.Namespace) -> list[dict]:
     """Plain steps beside those in channels_last, and beside compiled ones."""
     from mmelr.analysis.speed import CASES, co_training, single, summary, take_turns
+    from mmelr.engine.fast_network_hook import make_fast
 
-    def channels_last(model) -> None:
-        model.to(memory_format=torch.channels_last)
-
-    def compiled(model) -> None:
-        mmelr.compile_networks(model)
-
-    variants = {'plain': None, 'channels_last': channels_last} | ({'compiled': compiled} if args.compile else {})
+    variants = {'plain': None, 'channels_last': make_fast}
+    if args.compile:
+        variants['compiled'] = partial(make_fast, channels_last=False, compile=True)
+        variants['compiled, channels_last'] = partial(make_fast, compile=True)
     rows = []
     for text in args.case:
         name, batch = text.split(':')
@@ -167,53 +179,64 @@ def measure_variants(args: argparse.Namespace) -> list[dict]:
                 else single(CASES[name], 'ELRHead' if method == 'ELR' else 'LinearClsHead', *rest, change)
                 for variant, change in variants.items()
             }
-            times = take_turns(runners, args.rounds, steps_of_a_turn(runners['plain'], args), args.device)
+            plain = runners['plain']
+            times = take_turns(runners, rounds_of(plain, args), steps_of_a_turn(plain, args), args.device)
             rows.append(dict(case=text, method=method, variants=summary(times, 'plain')))
             print(f'\n{text}, {method}: a step of a network')
             for variant, row in rows[-1]['variants'].items():
-                print(f'  {variant:16} {row["ms"]:9.3f} ms   x plain {_ratio(row)}', flush=True)
+                print(f'  {variant:24} {row["ms"]:9.3f} ms   x plain {_ratio(row)}', flush=True)
     return rows
 
 
 def measure_data(args: argparse.Namespace) -> dict:
-    """Samples a second of a pass over the data, with no network behind it."""
+    """Samples a second of a pass over the data, made into batches for the network, with no network behind it."""
+    from mmengine.registry import init_default_scope
     from mmengine.runner import Runner
+    from mmpretrain.registry import MODELS
 
     from mmelr.analysis.speed import Contender, summary, take_turns
-    from mmelr.analysis.speed_runs import run_config
+    from mmelr.analysis.speed_runs import in_memory, run_config
 
+    init_default_scope('mmpretrain')
     result = {}
     for case in ('digits',) if args.quick else ('digits', 'narrow18'):
-        runners, number = {}, 0
-        for name, seeded in (('seeded for exact resuming', True), ('not seeded', False)):
+        runners = {}
+        for name, change in DATA.items():
             cfg = run_config(case, 'unused', 1)
+            cfg = in_memory(cfg) if change == 'in memory' else cfg
             loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-            if seeded:
+            if change != 'not seeded':
                 loader.dataset.set_augmentation_epoch(0, 0)
-            number = len(loader.dataset)
-            runners[name] = Contender(lambda _, loader=loader: [None for _ in loader])
-        rows = summary(take_turns(runners, args.rounds, 1, 'cpu'), 'not seeded')
+            preprocessor = MODELS.build(cfg.data_preprocessor).to(args.device)
+
+            def a_pass(_, loader=loader, preprocessor=preprocessor) -> None:
+                for batch in loader:
+                    preprocessor(batch, True)
+
+            runners[name] = Contender(a_pass)
+        rows = summary(take_turns(runners, args.rounds, 1, args.device), 'one by one')
         print(f'\n{case}: a pass over the data, one process')
         for name, row in rows.items():
-            row['samples_per_second'] = number / row['ms'] * 1000
-            print(f'  {name:28} {row["samples_per_second"]:9.0f} samples/s   time x {_ratio(row)}', flush=True)
+            row['samples_per_second'] = len(loader.dataset) / row['ms'] * 1000
+            print(f'  {name:32} {row["samples_per_second"]:9.0f} samples/s   time x {_ratio(row)}', flush=True)
         result[case] = rows
     return result
 
 
 def measure_train(args: argparse.Namespace) -> dict:
-    """Whole runs beside bare loops."""
-    from mmelr.analysis.speed_runs import beside_bare_loop
+    """Whole runs beside bare loops, whose data is made one by one as well."""
+    from mmelr.analysis.speed_runs import beside_bare_loop, in_memory
 
     result = {}
     for case in ('digits',) if args.quick else ('digits', 'narrow18'):
-        result[case] = run = beside_bare_loop(case, 1 if args.quick else 8, args.device)
-        print(f'\n{case}: the whole of a run with ELR goes at {run["speed"]:.3f} of the speed of a bare loop')
-        for name in ('run', 'bare'):
-            parts = sorted(run[name].items(), key=lambda part: -part[1])
-            total = sum(run[name].values())
-            print(f'  {name}: {1000 * total / run["steps"]:.2f} ms for each of the {run["steps"]} steps of an epoch: '
-                  + ', '.join(f'{part} {100 * v / total:.1f} %' for part, v in parts if v > 0.001 * total), flush=True)  # fmt: skip
+        for name, change in (('one by one', lambda cfg: cfg), ('in memory', in_memory)):
+            result[f'{case}, {name}'] = run = beside_bare_loop(case, min(args.rounds, 8), args.device, change)
+            print(f'\n{case}, images {name}: a run with ELR goes at {run["speed"]:.3f} of the speed of a bare loop')
+            for side in ('run', 'bare'):
+                parts = sorted(run[side].items(), key=lambda part: -part[1])
+                total = sum(run[side].values())
+                shares = ', '.join(f'{part} {100 * v / total:.1f} %' for part, v in parts if v > 0.001 * total)
+                print(f'  {side}: {1000 * total / run["steps"]:.2f} ms a step: {shares}', flush=True)
     return result
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..losses import ELRLoss
 from .speed import CASES, now
 
-__all__ = ['RandomImages', 'beside_bare_loop', 'run_config']
+__all__ = ['RandomImages', 'beside_bare_loop', 'in_memory', 'run_config']
 
 #: Images of an epoch and of a validation, and batch size, of the cases that are trained.
 SIZES = {'digits': (1438, 359, 64), 'narrow18': (1280, 320, 64)}
@@ -122,11 +122,20 @@ def run_config(case: str, work_dir: str, epochs: int) -> Config:
         **runtime.to_dict(),
     )
     # As MMEngine's loggers are: one for each name.
-    return Config(cfg | dict(work_dir=work_dir, log_level='WARNING', experiment_name=Path(work_dir).name))
+    return Config(cfg | dict(work_dir=work_dir, log_level='ERROR', experiment_name=Path(work_dir).name))
+
+
+def in_memory(cfg: Config) -> Config:
+    """The same run with its images in memory: ``InMemoryDataset`` and ``InMemoryPreprocessor``."""
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        owner = loader.dataset if loader.dataset.type == 'NoisyLabelDataset' else loader
+        owner.dataset = dict(owner.dataset, type='InMemoryDataset', base=owner.dataset.type)
+    cfg.data_preprocessor.type = 'InMemoryPreprocessor'
+    return cfg
 
 
 def _bare_epochs(case: str, device: str, folder: str, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
-    """Train for ever, an epoch at a time: data, steps, a checkpoint, a validation. Yields the seconds of these parts."""
+    """Train for ever, an epoch at a time, with a checkpoint and a validation. Yields the seconds of the parts."""
     train, val, batch = SIZES[case]
     shape = CASES[case].shape
     images = _BareImages(RandomImages(number=train, shape=shape), augment=shape[0] > 1)

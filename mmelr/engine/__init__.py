@@ -5,6 +5,7 @@ from .co_training_runner import CoTrainingRunner
 from .durable_checkpoint_hook import DurableCheckpointHook
 from .elr_ema_hook import ELREMAHook
 from .exact_resume_hook import ExactResumeHook
+from .fast_network_hook import FastNetworkHook
 from .live_logger_hook import LiveLoggerHook, QuietStartRunner
 from .member_evaluator import MemberEvaluator
 from .memorization_hook import MemorizationHook
@@ -20,6 +21,7 @@ __all__ = [
     'DurableCheckpointHook',
     'ELREMAHook',
     'ExactResumeHook',
+    'FastNetworkHook',
     'LiveLoggerHook',
     'MemberEvaluator',
     'MemorizationHook',

@@ -214,8 +214,9 @@ class CoTrainingClassifier(BaseClassifier):
             if self.reweight_labels:
                 y = y * t
                 y = y / y.sum(dim=1, keepdim=True)
-            for sample, score in zip(samples, y, strict=True):
-                sample.set_gt_score(score)
+            for sample, score in zip(samples, y.unbind(), strict=True):
+                # set_gt_score looks at what it is given, for longer than all else here takes.
+                sample.set_field(score, 'gt_score', dtype=Tensor)
         with wrapper.optim_context(network):
             with nullcontext() if t is None else head.given_targets(t):
                 losses = network(inputs, samples, mode='loss')
