@@ -8,6 +8,6 @@ from .report import display_name, grid_of_two, tables, versions
 
 __all__ = [
     'RESULT', 'BenchmarkProgress', 'Cell', 'cell_config', 'check_settings', 'display_name', 'duration', 'epochs_done',
-    'fold_of', 'grid_of_two', 'make_grid', 'parse_methods', 'parse_noises', 'parse_seeds', 'plot_benchmark', 'plot_heat_map',
-    'read_result', 'run_cell', 'settings_of', 'tables', 'time_left', 'variants', 'versions',
+    'fold_of', 'grid_of_two', 'make_grid', 'parse_methods', 'parse_noises', 'parse_seeds', 'plot_benchmark',
+    'plot_heat_map', 'read_result', 'run_cell', 'settings_of', 'tables', 'time_left', 'variants', 'versions',
 ]  # fmt: skip
