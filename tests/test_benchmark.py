@@ -81,8 +81,12 @@ class TestCommandLine:
         assert benchmark.variants(['a.b=1,2', 'c=,None']) == [
             ('a.b=1',), ('a.b=1', 'c=None'), ('a.b=2',), ('a.b=2', 'c=None'),
         ]  # fmt: skip
-        with pytest.raises(ValueError, match='--vary takes'):
-            benchmark.variants(['a.b'])
+        assert benchmark.variants(['a=[1,2],[(3,4),5],', 'b=(1,)']) == [
+            ('a=[1,2]', 'b=(1,)'), ('a=[(3,4),5]', 'b=(1,)'), ('b=(1,)',),
+        ]  # fmt: skip
+        for bad in ('a.b', 'a.b=', '=1'):
+            with pytest.raises(ValueError, match='--vary takes'):
+                benchmark.variants([bad])
 
     def test_grid(self):
         cells = benchmark.make_grid(['ce', 'elr'], [()], ['none', 'symmetric:0.2', 'none'], [5, 3])
@@ -94,6 +98,12 @@ class TestCommandLine:
 
 
 class TestCellConfig:
+    def test_values_with_commas(self):
+        [options] = benchmark.variants(['param_scheduler.milestones=[3,4]'])
+        assert config(Cell('ce', options, 'none', 0)).param_scheduler.milestones == [3, 4]
+        with pytest.raises(ValueError, match='--cfg-options takes KEY=VALUE, got lr'):
+            config(Cell('ce', (), 'none', 0), options=['lr'])
+
     @pytest.mark.parametrize('seed', [0, 3])
     def test_holds_out_a_tenth_of_the_noisy_labels(self, seed):
         cfg = config(Cell('elr', (), 'symmetric:0.4', seed))

@@ -125,17 +125,33 @@ def parse_seeds(text: str) -> list[int]:
 def variants(vary: Iterable[str]) -> list[tuple[str, ...]]:
     """All combinations of the values of ``KEY=V1,V2,...``, each as ``KEY=VALUE``; an empty value leaves the key out.
 
+    A comma inside of brackets belongs to its value: ``KEY=[1,2],[3,4]`` has two.
+
     Raises:
-        ValueError: An option without ``=``.
+        ValueError: An option without a key or ``=``.
     """
+    vary = list(vary)
     for option in vary:
-        if not option.partition('=')[2]:
+        key, _, values = option.partition('=')
+        if not key or not values:
             raise ValueError(f'--vary takes KEY=VALUE,VALUE,..., got {option}.')
-    choices = [(key, values.split(',')) for key, _, values in (option.partition('=') for option in vary)]
+    choices = [(key, _split(values)) for key, _, values in (option.partition('=') for option in vary)]
     return [
         tuple(f'{key}={v}' for (key, _), v in zip(choices, values, strict=True) if v)
         for values in itertools.product(*(values for _, values in choices))
     ]
+
+
+def _split(values: str) -> list[str]:
+    """Split at the commas that are in no brackets."""
+    parts, depth = [''], 0
+    for c in values:
+        depth += (c in '([') - (c in ')]')
+        if c == ',' and not depth:
+            parts.append('')
+        else:
+            parts[-1] += c
+    return parts
 
 
 def file_name(method: str) -> str:
@@ -168,6 +184,9 @@ def cell_config(
     """
     cfg = _method_config(dataset, cell, configs)
     given = [*cell.options, *options]
+    for option in given:
+        if not re.match('[^=]+=', option):
+            raise ValueError(f'--cfg-options takes KEY=VALUE, got {option}.')
     if given:
         parser = ArgumentParser()
         parser.add_argument('--options', nargs='+', action=DictAction)
