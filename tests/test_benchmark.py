@@ -98,6 +98,14 @@ class TestCommandLine:
 
 
 class TestCellConfig:
+    @pytest.mark.parametrize('method, first', [('forward-estimated', 10), ('gce-truncated', 17)])
+    def test_runs_too_short_for_their_method(self, method, first):
+        cell = Cell(method, (), 'symmetric:0.4', 0)
+        [text] = benchmark.idle_hooks(config(cell, options=[f'train_cfg.max_epochs={first}']))
+        assert f'after {first} epochs, and a run has {first}' in text
+        assert not benchmark.idle_hooks(config(cell, options=[f'train_cfg.max_epochs={first + 1}']))
+        assert not benchmark.idle_hooks(config(Cell('forward', (), 'symmetric:0.4', 0)))
+
     def test_values_with_commas(self):
         [options] = benchmark.variants(['param_scheduler.milestones=[3,4]'])
         assert config(Cell('ce', options, 'none', 0)).param_scheduler.milestones == [3, 4]

@@ -170,6 +170,9 @@ def main() -> None:
     with board.progress as progress:
         if results:
             progress.say(f'{len(results)} of {len(cells)} runs are finished already, in {args.work_dir}.')
+        idle = [f'{" ".join(cell.row)}: {text}' for cell in cells for text in benchmark.idle_hooks(configs[cell])]
+        for line in dict.fromkeys(idle):
+            progress.say(line)
         try:
             run_tasks(tasks, board.ended, board.waiting, jobs, args.threads, gpus, PRELOAD)
             status = int(bool(board.failed))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmpretrain.registry import HOOKS
 
 from ...apis import METHODS, apply_method
 from ...noise import parse_noise
@@ -20,6 +21,7 @@ __all__ = [
     'cell_config',
     'differences',
     'fold_of',
+    'idle_hooks',
     'make_grid',
     'parse_methods',
     'parse_noises',
@@ -198,6 +200,28 @@ def cell_config(
     cfg = apply_method(cfg, noise=noise)
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=cell.seed)
     return cfg
+
+
+def idle_hooks(cfg: Config) -> list[str]:
+    """What a run does without because it is too short: the estimate of T, or the truncation.
+
+    Args:
+        cfg (Config): From :func:`cell_config`.
+
+    Returns:
+        list[str]: A sentence for each.
+    """
+    epochs, found = cfg.train_cfg.max_epochs, []
+    for hook in cfg.get('custom_hooks') or []:
+        if hook['type'] == 'TransitionHook' and hook.get('source') == 'estimated':
+            first, loss = HOOKS.build(hook).warm_up, 'cross entropy'
+        elif hook['type'] == 'TruncationHook':
+            first, loss = HOOKS.build(hook).start, 'plain GCE'
+        else:
+            continue
+        if first >= epochs:
+            found.append(f'{hook["type"]} acts first after {first} epochs, and a run has {epochs}: this is {loss}.')
+    return found
 
 
 def _method_config(dataset: str, cell: Cell, configs: Path) -> Config:
