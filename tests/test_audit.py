@@ -340,7 +340,7 @@ class TestAudit:
         cfg, _ = run(tmp_path, 'ce_digits', epochs=20)
         audit = mmelr.audit_labels(cfg, tmp_path / 'run' / 'epoch_20.pth')
         wrong = audit.given != audit.clean
-        assert 'plain cross entropy' in audit.remarks[0]
+        assert 'trained without ELR' in audit.remarks[0]
         assert 2 * (audit.distrusted & wrong).sum() / (audit.distrusted.sum() + wrong.sum()) > 0.7
 
     def test_elr_plus(self, tmp_path):

@@ -81,8 +81,12 @@ class TestCommandLine:
         assert benchmark.variants(['a.b=1,2', 'c=,None']) == [
             ('a.b=1',), ('a.b=1', 'c=None'), ('a.b=2',), ('a.b=2', 'c=None'),
         ]  # fmt: skip
-        with pytest.raises(ValueError, match='--vary takes'):
-            benchmark.variants(['a.b'])
+        assert benchmark.variants(['a=[1,2],[(3,4),5],', 'b=(1,)']) == [
+            ('a=[1,2]', 'b=(1,)'), ('a=[(3,4),5]', 'b=(1,)'), ('b=(1,)',),
+        ]  # fmt: skip
+        for bad in ('a.b', 'a.b=', '=1'):
+            with pytest.raises(ValueError, match='--vary takes'):
+                benchmark.variants([bad])
 
     def test_grid(self):
         cells = benchmark.make_grid(['ce', 'elr'], [()], ['none', 'symmetric:0.2', 'none'], [5, 3])
@@ -94,6 +98,20 @@ class TestCommandLine:
 
 
 class TestCellConfig:
+    @pytest.mark.parametrize('method, first', [('forward-estimated', 10), ('gce-truncated', 17)])
+    def test_runs_too_short_for_their_method(self, method, first):
+        cell = Cell(method, (), 'symmetric:0.4', 0)
+        [text] = benchmark.idle_hooks(config(cell, options=[f'train_cfg.max_epochs={first}']))
+        assert f'after {first} epochs, and a run has {first}' in text
+        assert not benchmark.idle_hooks(config(cell, options=[f'train_cfg.max_epochs={first + 1}']))
+        assert not benchmark.idle_hooks(config(Cell('forward', (), 'symmetric:0.4', 0)))
+
+    def test_values_with_commas(self):
+        [options] = benchmark.variants(['param_scheduler.milestones=[3,4]'])
+        assert config(Cell('ce', options, 'none', 0)).param_scheduler.milestones == [3, 4]
+        with pytest.raises(ValueError, match='--cfg-options takes KEY=VALUE, got lr'):
+            config(Cell('ce', (), 'none', 0), options=['lr'])
+
     @pytest.mark.parametrize('seed', [0, 3])
     def test_holds_out_a_tenth_of_the_noisy_labels(self, seed):
         cfg = config(Cell('elr', (), 'symmetric:0.4', seed))

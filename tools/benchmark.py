@@ -170,6 +170,9 @@ def main() -> None:
     with board.progress as progress:
         if results:
             progress.say(f'{len(results)} of {len(cells)} runs are finished already, in {args.work_dir}.')
+        idle = [f'{" ".join(cell.row)}: {text}' for cell in cells for text in benchmark.idle_hooks(configs[cell])]
+        for line in dict.fromkeys(idle):
+            progress.say(line)
         try:
             run_tasks(tasks, board.ended, board.waiting, jobs, args.threads, gpus, PRELOAD)
             status = int(bool(board.failed))
@@ -205,9 +208,11 @@ def report(args: argparse.Namespace, board: Board) -> None:
     text = benchmark.tables(results, cells, args.name)
     DurableBackend().put_text(text, args.work_dir / 'table.md')
     benchmark.plot_benchmark(results, args.work_dir / 'plot.png', args.name)
+    files = ['results.json', 'table.md', 'plot.png']
     if benchmark.grid_of_two(cells):
         benchmark.plot_heat_map(results, cells, args.work_dir / 'heat_map.png', args.name)
-    print(f'\n{text}\nIn {args.work_dir}: results.json, table.md, plot.png')
+        files.append('heat_map.png')
+    print(f'\n{text}\nIn {args.work_dir}: {", ".join(files)}')
 
 
 if __name__ == '__main__':

@@ -17,11 +17,11 @@ from .scores import class_noise_rates, contradiction, latent_classes, noise_rate
 __all__ = ['audit_labels', 'audit_run']
 
 _FEW = 5  # epochs
-_NAMES = {'ce': 'cross entropy', 'elr': 'ELR', 'elr+': 'ELR+'}
+_NAMES = {'ce': 'a network trained without ELR', 'elr': 'ELR', 'elr+': 'ELR+'}
 _WEAKER = (
-    'The network was trained with plain cross entropy, which ends by memorising wrong labels. Its early predictions '
-    'still tell, but fewer of the wrong labels are found, and more of the correct ones distrusted, than by a run with '
-    'ELR: tools/train.py CONFIG --method elr.'
+    'The network was trained without ELR. Cross entropy ends by memorising wrong labels, and other losses may, too. '
+    'Early predictions still tell, but fewer of the wrong labels are found, and more of the correct ones distrusted, '
+    'than by a run with ELR: tools/train.py CONFIG --method elr.'
 )
 _MEMORY_ALONE = (
     'The checkpoint has no votes of a finished epoch, which MemorizationHook keeps in training by epochs, so the '

@@ -30,7 +30,7 @@ class LabelAudit:
 
     Attributes:
         title (str): What was audited, e.g. ``'elr_digits, epoch 60'``.
-        method (str): ``'ELR'``, ``'ELR+'`` or ``'cross entropy'``.
+        method (str): ``'ELR'``, ``'ELR+'`` or ``'a network trained without ELR'``.
         classes (tuple[str, ...]): Names of the C classes, any strings.
         sample_idx (np.ndarray): int64 [m], number of each sample in the whole dataset, ascending.
         paths (tuple[str, ...]): [m], file of each image, '' where it has none; any strings.

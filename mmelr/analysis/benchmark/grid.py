@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
+from mmpretrain.registry import HOOKS
 
 from ...apis import METHODS, apply_method
 from ...noise import parse_noise
@@ -20,6 +21,7 @@ __all__ = [
     'cell_config',
     'differences',
     'fold_of',
+    'idle_hooks',
     'make_grid',
     'parse_methods',
     'parse_noises',
@@ -125,17 +127,33 @@ def parse_seeds(text: str) -> list[int]:
 def variants(vary: Iterable[str]) -> list[tuple[str, ...]]:
     """All combinations of the values of ``KEY=V1,V2,...``, each as ``KEY=VALUE``; an empty value leaves the key out.
 
+    A comma inside of brackets belongs to its value: ``KEY=[1,2],[3,4]`` has two.
+
     Raises:
-        ValueError: An option without ``=``.
+        ValueError: An option without a key or ``=``.
     """
+    vary = list(vary)
     for option in vary:
-        if not option.partition('=')[2]:
+        key, _, values = option.partition('=')
+        if not key or not values:
             raise ValueError(f'--vary takes KEY=VALUE,VALUE,..., got {option}.')
-    choices = [(key, values.split(',')) for key, _, values in (option.partition('=') for option in vary)]
+    choices = [(key, _split(values)) for key, _, values in (option.partition('=') for option in vary)]
     return [
         tuple(f'{key}={v}' for (key, _), v in zip(choices, values, strict=True) if v)
         for values in itertools.product(*(values for _, values in choices))
     ]
+
+
+def _split(values: str) -> list[str]:
+    """Split at the commas that are in no brackets."""
+    parts, depth = [''], 0
+    for c in values:
+        depth += (c in '([') - (c in ')]')
+        if c == ',' and not depth:
+            parts.append('')
+        else:
+            parts[-1] += c
+    return parts
 
 
 def file_name(method: str) -> str:
@@ -168,6 +186,9 @@ def cell_config(
     """
     cfg = _method_config(dataset, cell, configs)
     given = [*cell.options, *options]
+    for option in given:
+        if not re.match('[^=]+=', option):
+            raise ValueError(f'--cfg-options takes KEY=VALUE, got {option}.')
     if given:
         parser = ArgumentParser()
         parser.add_argument('--options', nargs='+', action=DictAction)
@@ -179,6 +200,28 @@ def cell_config(
     cfg = apply_method(cfg, noise=noise)
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=cell.seed)
     return cfg
+
+
+def idle_hooks(cfg: Config) -> list[str]:
+    """What a run does without because it is too short: the estimate of T, or the truncation.
+
+    Args:
+        cfg (Config): From :func:`cell_config`.
+
+    Returns:
+        list[str]: A sentence for each.
+    """
+    epochs, found = cfg.train_cfg.max_epochs, []
+    for hook in cfg.get('custom_hooks') or []:
+        if hook['type'] == 'TransitionHook' and hook.get('source') == 'estimated':
+            first, loss = HOOKS.build(hook).warm_up, 'cross entropy'
+        elif hook['type'] == 'TruncationHook':
+            first, loss = HOOKS.build(hook).start, 'plain GCE'
+        else:
+            continue
+        if first >= epochs:
+            found.append(f'{hook["type"]} acts first after {first} epochs, and a run has {epochs}: this is {loss}.')
+    return found
 
 
 def _method_config(dataset: str, cell: Cell, configs: Path) -> Config:
