@@ -107,7 +107,10 @@ def parse_noises(texts: Iterable[str], dataset: str) -> list[str]:
         mapping = next((m for name, m in _MAPPINGS.items() if re.match(f'{name}(_|$)', dataset)), None)
         if noise.startswith('asymmetric:') and 'mapping=' not in noise and mapping:
             noises[i] = f'{noise},mapping={mapping}'
-        parse_noise(noises[i])
+        parsed = parse_noise(noises[i]) or {}
+        file = parsed.get('path', parsed.get('matrix'))
+        if isinstance(file, str | Path) and not Path(file).is_file():  # said once, and not by every run
+            raise FileNotFoundError(f'--noise {noise}: there is no file {file}.')
     return list(dict.fromkeys(noises))
 
 
@@ -198,6 +201,8 @@ def cell_config(
     _hold_out(cfg, hold_out, cell.seed)
     noise = cell.noise if cell.noise.startswith(('file:', 'none')) else f'{cell.noise},seed={cell.seed}'
     cfg = apply_method(cfg, noise=noise)
+    if any(option.startswith('randomness.seed=') for option in given):
+        raise ValueError('randomness.seed is the seed of each cell: choose it by --seeds.')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=cell.seed)
     return cfg
 

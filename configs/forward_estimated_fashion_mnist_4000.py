@@ -1,0 +1,4 @@
+_base_ = 'ce_fashion_mnist_4000.py'
+
+model = dict(head=dict(loss=dict(type='ForwardLoss', num_classes=10)))
+custom_hooks = [*_base_.custom_hooks, dict(type='TransitionHook', source='estimated', warm_up=5)]
