@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    'EPS', 'elr_gradient', 'elr_loss', 'elr_regularizer', 'log_probabilities', 'probabilities', 'regularizer_gradient',
-    'sigmoid_ramp_up', 'soft_labels', 'temporal_ensembling',
+    'EPS', 'cross_entropy', 'elr_gradient', 'elr_loss', 'elr_regularizer', 'log_probabilities', 'probabilities',
+    'regularizer_gradient', 'sigmoid_ramp_up', 'soft_labels', 'temporal_ensembling',
 ]  # fmt: skip
 
 #: Probabilities stay in [EPS, 1 - EPS] (the authors' code), so 1 - <p, t> >= EPS and its logarithm is finite.
@@ -118,6 +118,23 @@ def soft_labels(labels: Tensor, num_classes: int, dtype: torch.dtype = torch.flo
     return F.one_hot(labels.long(), num_classes).to(dtype)
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""The first term of the ELR loss, :math:`-\frac1N \sum_{i,c} y_{ic} \log p_{ic}`, without the clamp.
+
+    Args:
+        logits (Tensor): Outputs of the network, [N, C], any floating dtype, any finite size.
+        labels (Tensor): Class indices [N] in [0, C), or distributions [N, C].
+
+    Returns:
+        Tensor: A scalar in float32 (float64 for float64 logits).
+    """
+    z = _stable(logits)
+    if labels.dim() == 2:
+        labels = labels.to(z.dtype)
+    # No label is skipped: by default cross entropy would leave out samples labelled -100.
+    return F.cross_entropy(z, labels, ignore_index=_NO_LABEL)
+
+
 def elr_loss(logits: Tensor, labels: Tensor, t: Tensor, lam: float, eps: float = EPS) -> Tensor:
     r"""The ELR loss (section 4 of the paper): cross entropy plus λ times the regulariser.
 
@@ -136,11 +153,7 @@ def elr_loss(logits: Tensor, labels: Tensor, t: Tensor, lam: float, eps: float =
     Returns:
         Tensor: A scalar in float32 (float64 for float64 logits).
     """
-    z = _stable(logits)
-    if labels.dim() == 2:
-        labels = labels.to(z.dtype)
-    # No label is skipped: by default cross entropy would leave out samples labelled -100.
-    return F.cross_entropy(z, labels, ignore_index=_NO_LABEL) + lam * elr_regularizer(probabilities(logits, eps), t)
+    return cross_entropy(logits, labels) + lam * elr_regularizer(probabilities(logits, eps), t)
 
 
 def regularizer_gradient(p: Tensor, t: Tensor, eps: float = EPS) -> Tensor:

@@ -96,7 +96,7 @@ class CompareRanksHook(Hook):
 
 def config(work_dir, ranks, name='elr_digits', train=101, norm='GN', schedule='joint', **changes):
     """A small run without BatchNorm, cut to ``train`` images; as many processes as there are take their share."""
-    cfg = digits_config(work_dir, name, epochs=2, train=train)
+    cfg = digits_config(work_dir, name, epochs=2, train=train, in_memory=False)
     network = cfg.model.get('network', cfg.model)
     norm_cfg = dict(type='GN', num_groups=4) if norm == 'GN' else dict(type=norm)
     network.backbone.update(base_channels=8, stem_channels=8, norm_cfg=norm_cfg)

@@ -12,8 +12,12 @@ import mmelr
 ROOT = Path(__file__).parents[1]
 
 
-def digits_config(work_dir, name='elr_digits', epochs=1, train=128, val=32) -> Config:
-    """A config of ours, cut down to a few images and epochs."""
+def digits_config(work_dir, name='elr_digits', epochs=1, train=128, val=32, in_memory=True) -> Config:
+    """A config of ours, cut down to a few images and epochs.
+
+    ``in_memory=False`` takes the images one by one, as tests need that put any transform, dataset or wrapper into
+    the config, or look at the images of its items.
+    """
     cfg = mmelr.load_config(ROOT / 'configs' / f'{name}.py')
     cfg.work_dir = str(work_dir)
     # MMEngine keeps one message hub and log for each name; two runs must not share them.
@@ -22,6 +26,15 @@ def digits_config(work_dir, name='elr_digits', epochs=1, train=128, val=32) -> C
     cfg.train_dataloader.dataset.dataset.indices = train
     cfg.val_dataloader.dataset.indices = val
     cfg.log_level = 'ERROR'
+    return cfg if in_memory else one_by_one(cfg)
+
+
+def one_by_one(cfg) -> Config:
+    """The config without ``InMemoryDataset`` and ``InMemoryPreprocessor``, in place."""
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        dataset = loader.dataset.get('dataset', loader.dataset)
+        dataset.type = dataset.pop('base')
+    cfg.data_preprocessor.type = 'ClsDataPreprocessor'
     return cfg
 
 

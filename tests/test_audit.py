@@ -300,7 +300,7 @@ class TestAudit:
         cfg = digits_config(tmp_path / 'first', epochs=6, train=300)
         full = mmelr.datasets.NoisyLabelDataset(cfg.train_dataloader.dataset.dataset, 'symmetric:0.4')
         cfg.train_dataloader.dataset.dataset = dict(
-            cfg.train_dataloader.dataset.dataset, type='ClassNoise', labels=full.record.noisy_label.tolist()
+            cfg.train_dataloader.dataset.dataset, base='ClassNoise', labels=full.record.noisy_label.tolist()
         )
         cfg.train_dataloader.dataset.noise = None
         previous = None
@@ -388,7 +388,7 @@ class TestAudit:
         runner.model.eval()
         dataset = runner.train_dataloader.dataset
         items = [dataset[i] for i in range(400)]
-        batch = {key: [item[key] for item in items] for key in ('inputs', 'data_samples')}
+        batch = {key: [item[key] for item in items] for key in items[0]}
         with torch.no_grad():
             logits = runner.model(**runner.model.data_preprocessor(batch), mode='tensor')
         assert np.array_equal(audit.distrusted, logits.argmax(dim=1).numpy() != audit.given)
@@ -402,8 +402,9 @@ class TestAudit:
         torch.save(dict(state_dict=state), path)
         audit = mmelr.audit_labels(cfg, path)
         assert 'last predictions alone' in audit.remarks[0]
-        samples = torch.stack([runner.train_dataloader.dataset[i]['inputs'] for i in range(100)])
-        samples = (samples.float() - 77.8) / 95.9
+        digits = mmelr.datasets.Digits()
+        samples = torch.stack([torch.from_numpy(digits.get_data_info(i)['img']) for i in range(100)])
+        samples = (samples[:, None].float() - 77.8) / 95.9
         with torch.no_grad():
             predicted = runner.model.eval()(samples).argmax(dim=1).numpy()
         assert np.array_equal(audit.distrusted[:100], predicted != audit.given[:100])
@@ -451,7 +452,7 @@ class TestMistakes:
         moved = copy.deepcopy(cfg)
         labels = given.clean_label.copy()
         labels[7] = (labels[7] + 1) % 10
-        moved.train_dataloader.dataset.dataset.update(type='ClassNoise', labels=labels)
+        moved.train_dataloader.dataset.dataset.update(base='ClassNoise', labels=labels)
         with pytest.raises(ValueError, match='The data set is not the one that .*epoch_12.pth was trained on'):
             mmelr.audit_labels(moved, checkpoint)
         moved.train_dataloader.dataset.noise = f'file:{checkpoint.parents[1]}/out/cleaned.csv'

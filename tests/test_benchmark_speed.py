@@ -15,6 +15,8 @@ from runs import ROOT, digits_config, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmelr.analysis.speed import CASES, summary
+from mmelr.analysis.speed_data import DataPass
+from mmelr.analysis.speed_runs import in_memory, run_config
 from mmelr.datasets import NoisyLabelDataset
 from mmelr.engine import FastNetworkHook
 from mmelr.engine.fast_network_hook import make_fast
@@ -55,6 +57,31 @@ def test_quick_run_measures_everything(quick):
         assert whole['speed'] == pytest.approx(sum(whole['bare'].values()) / sum(whole['run'].values()), rel=0.5)
         assert {'data', 'forward and loss', 'backward and optimizer', 'validation'} <= whole['run'].keys()
         assert {'DurableCheckpointHook', 'MemorizationHook'} < whole['run'].keys()
+
+
+def test_parts_of_a_pass_over_data_are_the_whole(quick):
+    rows = quick[0]['data']['digits']
+    assert list(rows) == ['one by one', 'one by one, not seeded by item', 'in memory']
+    for row in rows.values():
+        assert list(row['microseconds']) == ['dataset', 'collate', 'preprocessor']
+        assert all(part > 0 for part in row['microseconds'].values())
+        # Medians of two rounds are means, so this holds to rounding.
+        assert sum(row['microseconds'].values()) == pytest.approx(1e6 / row['samples_per_second'])
+
+
+def test_what_is_timed_makes_every_image_once_and_the_same_both_ways(tmp_path):
+    made = []
+    for change in (lambda cfg: cfg, in_memory):
+        data = DataPass(change(run_config('digits', str(tmp_path), 1)), 'cpu')
+        whole, batches = data.preprocessor, []
+        data.preprocessor = lambda batch, training, whole=whole, to=batches: to.append(whole(batch, training))
+        data()
+        order = [sample.sample_idx for batch in batches for sample in batch['data_samples']]
+        assert sorted(order) == list(range(1438)) != order and len(batches) == 23
+        wrong = data.loader.dataset.get_gt_labels() != data.loader.dataset.own_labels
+        assert 0.3 < wrong.mean() < 0.42
+        made.append((order, torch.cat([batch['inputs'] for batch in batches])))
+    assert made[0][0] == made[1][0] and torch.equal(made[0][1], made[1][1])
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,8 @@ for ((i = 0; i < tasks; i++)); do wait -n || exit 1; done
 FAILING = """
 _base_ = '{root}/configs/elr_plus_digits.py'
 custom_imports = dict(imports=['mmelr', 'failing_parts'], allow_failed_imports=False)
-train_dataloader = dict(dataset=dict(dataset=dict(pipeline=[dict(type='FailOnRank', rank=1), dict(type='PackInputs')])))
+pipeline = [dict(type='FailOnRank', rank=1), dict(type='PackInputs')]
+train_dataloader = dict(dataset=dict(dataset=dict(_delete_=True, type='Digits', pipeline=pipeline)))
 """
 
 FAIL_ON_RANK = """

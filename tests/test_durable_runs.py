@@ -28,7 +28,7 @@ from mmelr.engine.stop_signal import StopSignal
 
 def config(work_dir, name='elr_digits', epochs=2, hooks=(), **changes):
     """Three batches an epoch, with whatever draws random numbers."""
-    cfg = digits_config(work_dir, name, epochs, train=192, val=32)
+    cfg = digits_config(work_dir, name, epochs, train=192, val=32, in_memory=False)
     network = cfg.model.get('network', cfg.model)
     network.backbone.drop_path_rate = 0.2
     cfg.train_dataloader.dataset.dataset.pipeline = [dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]

@@ -21,7 +21,7 @@ from mmelr.analysis import read_run
 
 
 def config(work_dir, schedule='joint', epochs=2, **changes):
-    cfg = digits_config(work_dir, 'elr_plus_digits', epochs)
+    cfg = digits_config(work_dir, 'elr_plus_digits', epochs, in_memory=False)
     cfg.train_cfg.schedule = schedule
     cfg.merge_from_dict(changes)
     return cfg
@@ -61,7 +61,7 @@ def assert_same_run(a: dict, b: dict):
 
 @pytest.mark.parametrize('hooks', ['all', 'without ExactResumeHook'])
 def test_one_network_teaching_itself_is_plain_elr_bit_for_bit(tmp_path, hooks):
-    plain = with_random_parts(digits_config(tmp_path / 'plain', 'elr_digits', epochs=3))
+    plain = with_random_parts(digits_config(tmp_path / 'plain', 'elr_digits', epochs=3, in_memory=False))
     corner = with_random_parts(
         config(
             tmp_path / 'corner', epochs=3, **{'model.num_networks': 1, 'model.teacher': 'network', 'model.mixup': None}

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_checkpoint
-from runs import digits_config, shares, train
+from runs import digits_config, one_by_one, shares, train
 
 import mmelr
 from mmelr.analysis import read_run
@@ -38,6 +38,7 @@ def test_noise_is_left_beside_the_checkpoints(tmp_path):
 def test_memorization_is_what_the_network_predicted(tmp_path):
     """With a learning rate of zero and no dropout, training outputs can be computed again after the run."""
     cfg = config(tmp_path, 'ce_digits', **{'optim_wrapper.optimizer.lr': 0.0, 'train_dataloader.batch_size': 128})
+    one_by_one(cfg)
     runner = train(cfg)
     dataset = runner.train_dataloader.dataset
     model = runner.model.train()  # the batch statistics of the one batch that there is
@@ -166,7 +167,7 @@ def test_the_advice_about_batch_augments_keeps_the_normalisation(tmp_path):
     for option in ('model.train_cfg', 'data_preprocessor.batch_augments'):
         cfg = mmelr.apply_method(cfg, 'elr')
         cfg.merge_from_dict({option: dict(augments=[dict(type='Mixup', alpha=0.8)])})
-        small = config(tmp_path)
+        small = one_by_one(config(tmp_path))
         for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'work_dir'):
             cfg[key] = small[key]
         cfg.experiment_name = f'{option}_{np.random.SeedSequence().entropy}'

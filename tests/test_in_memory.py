@@ -21,7 +21,6 @@ from test_resume import assert_same, checkpoint, small_config
 import mmelr
 from mmelr.analysis import read_run
 from mmelr.analysis.audit.evidence import AuditedRun
-from mmelr.analysis.pipeline_speed import WAYS, build_pipelines, pipeline_speed
 from mmelr.datasets import NoisyLabelDataset
 
 PACK = [dict(type='PackInputs')]
@@ -315,8 +314,12 @@ class TestAugmentation:
 class TestRuns:
     @pytest.mark.parametrize('name', ['ce_digits', 'elr_digits', 'elr_plus_digits'])
     def test_bit_for_bit_the_run_of_the_pipeline(self, tmp_path, name):
-        cfgs = [digits_config(tmp_path / folder, name, epochs=2, train=100) for folder in ('pipeline', 'memory')]
-        cfgs[1] = put_in_memory(cfgs[1])
+        ways = dict(pipeline=False, memory=True)
+        cfgs = [
+            digits_config(tmp_path / folder, name, epochs=2, train=100, in_memory=way) for folder, way in ways.items()
+        ]
+        kinds = [(cfg.data_preprocessor.type, cfg.train_dataloader.dataset.dataset.type) for cfg in cfgs]
+        assert kinds == [('ClsDataPreprocessor', 'Digits'), ('InMemoryPreprocessor', 'InMemoryDataset')]
         for cfg in cfgs:
             train(cfg)
         theirs, ours = (checkpoint(cfg.work_dir, 2)['state_dict'] for cfg in cfgs)
@@ -336,6 +339,24 @@ class TestRuns:
             np.random.seed(epochs + resume)
             train(put_in_memory(small_config(tmp_path / name, epochs=epochs, workers=workers, resume=resume)))
         assert_same(*(checkpoint(tmp_path / name, 2)['state_dict'] for name in ('whole', 'parts')))
+
+    def test_the_way_back_for_other_transforms(self, tmp_path):
+        """That of docs/performance.md, which the message points to."""
+        page = (ROOT / 'docs' / 'performance.md').read_text()
+        code = page.partition('# my/rotated_digits.py\n')[2].partition('```')[0].replace("'../", f"'{ROOT}/")
+        inherited = code.replace("_delete_=True, type='Digits', split='train', ", '')
+        assert code.count('_delete_') == 1 and '_delete_' not in inherited
+        for name, text in (('mended.py', code), ('inherited.py', inherited)):
+            (tmp_path / name).write_text(text)
+        cfg = mmelr.load_config(tmp_path / 'inherited.py')
+        with pytest.raises(TypeError, match='cannot run Rotate .* make the base the type .*with _delete_=True'):
+            DATASETS.build(cfg.train_dataloader.dataset)
+        cfg = mmelr.load_config(tmp_path / 'mended.py')
+        cfg.update(work_dir=str(tmp_path / 'run'), log_level='ERROR', experiment_name=f'mended_{tmp_path.name}')
+        cfg.train_cfg.max_epochs = 1
+        runner = train(cfg)
+        assert type(runner.train_dataloader.dataset.dataset).__name__ == 'Digits' and runner.iter == 23
+        assert type(runner.model.data_preprocessor).__name__ == 'InMemoryPreprocessor'
 
     @pytest.mark.parametrize('name', ['elr_cifar10_asym', 'elr_plus_cifar10_sym', 'elr_cifar100_sym'])
     def test_configs_of_cifar(self, cifar, tmp_path, name):
@@ -483,16 +504,3 @@ class TestRefusals:
         [batch] = data
         with pytest.raises(ValueError, match='ConcatDataset inside'):
             preprocessor()(batch, True)
-
-
-def test_the_measurement():
-    """Of speed nothing is asserted but that both ways make the batches that are measured."""
-    built = build_pipelines(side=8, channels=1)
-    for dataset, _ in built.values():
-        assert len(dataset) == 4096 and 0.3 < (dataset.get_gt_labels() != dataset.own_labels).mean() < 0.45
-    figures = pipeline_speed(built, batch_size=4, repeats=1, batches=1)
-    assert tuple(figures) == WAYS and figures['in memory']['ratio'] > 0
-    for of_way in figures.values():
-        assert all(of_way[part] >= 0 for part in ('dataset', 'collate', 'preprocessor'))
-        total = sum(of_way[part] for part in ('dataset', 'collate', 'preprocessor'))
-        assert of_way['samples_per_second'] == pytest.approx(1e6 / total)

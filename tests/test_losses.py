@@ -12,10 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmelr
 from mmelr import ELRLoss, stack
-from mmelr.functional import soft_labels
+from mmelr.functional import elr_loss, probabilities, soft_labels, temporal_ensembling
 from mmelr.noise import SymmetricNoise
 
 N, C = 13, 5
@@ -96,6 +97,37 @@ def test_targets_are_averaged_once_a_call_and_before_they_are_used():
         loss.backward()
         assert torch.equal(criterion.memory.t, t)
     assert criterion.memory.t.count_nonzero() == 2 * C
+
+
+class Softmaxes(TorchDispatchMode):
+    """How often softmax is computed."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func.overloadpacket.__name__ == '_softmax'
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('kind', ['hard', 'soft'])
+def test_memory_and_loss_share_one_softmax_and_nothing_changes_by_it(kind, dtype):
+    """Loss and gradient are those of the functions, bit for bit."""
+    criterion, t = ELRLoss(N, C), torch.zeros(N, C)
+    labels = torch.randint(C, (N,)) if kind == 'hard' else torch.randn(N, C).softmax(dim=1)
+    for logits, indices in make_epochs():
+        ours, theirs = (logits.to(dtype).requires_grad_() for _ in range(2))
+        with Softmaxes() as softmaxes:
+            loss = criterion(ours, labels[indices], indices)
+        assert softmaxes.calls == 1
+        p = probabilities(theirs).detach()
+        t[indices] = temporal_ensembling(t[indices], (p / p.sum(dim=1, keepdim=True)).float(), criterion.beta)
+        assert torch.equal(criterion.memory.t, t)
+        expected = elr_loss(theirs, labels[indices], t[indices], criterion.lam)
+        assert torch.equal(loss, expected)
+        loss.backward()
+        expected.backward()
+        assert torch.equal(ours.grad, theirs.grad)
 
 
 def test_repeated_samples_share_their_target():

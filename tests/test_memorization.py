@@ -101,7 +101,7 @@ class TestMeasures:
 
 def one_step(work_dir, name, **changes):
     """A run of one step on 128 images that changes no weights, and what can be computed again after it."""
-    cfg = digits_config(work_dir, name, epochs=1)
+    cfg = digits_config(work_dir, name, epochs=1, in_memory=False)
     cfg.merge_from_dict({'optim_wrapper.optimizer.lr': 0.0, 'train_dataloader.batch_size': 128} | changes)
     runner = train(cfg)
     dataset = runner.train_dataloader.dataset
@@ -156,7 +156,7 @@ class TestRuns:
 
     @pytest.mark.parametrize('name', ['ce_digits', 'elr_digits'])
     def test_repeated_samples_count_once(self, tmp_path, name):
-        cfg = digits_config(tmp_path, name)
+        cfg = digits_config(tmp_path, name, in_memory=False)
         dataset = cfg.train_dataloader.dataset
         dataset.dataset = dict(type='RepeatDataset', times=2, dataset=dataset.dataset)
         train(cfg)

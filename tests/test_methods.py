@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler import CosineRestartLR
@@ -320,7 +321,7 @@ class Witness(Hook):
         mode, state = model.training, torch.get_rng_state()
         model.eval()
         with torch.no_grad():
-            images = model.data_preprocessor({'inputs': torch.stack([item['inputs'] for item in items])}, False)
+            images = model.data_preprocessor(default_collate(items), False)
             logits = model(images['inputs'], mode='tensor')
         model.train(mode)
         torch.set_rng_state(state)
@@ -333,7 +334,7 @@ class Witness(Hook):
 class TestTruncation:
     def test_keeps_what_the_network_believes(self, tmp_path):
         """Of a subset with repetitions, every second epoch from the third on."""
-        cfg = digits_config(tmp_path, 'gce_truncated_digits', epochs=6, train=192)
+        cfg = digits_config(tmp_path, 'gce_truncated_digits', epochs=6, train=192, in_memory=False)
         inner = cfg.train_dataloader.dataset.dataset
         cfg.train_dataloader.dataset.dataset = dict(type='RepeatDataset', times=2, dataset=inner)
         cfg = mmelr.apply_method(cfg, 'gce-truncated', k=0.3, start=2, interval=2)
@@ -383,7 +384,7 @@ class TestTruncation:
 
 def random_config(work_dir, method, epochs, workers=0, **options):
     """Digits with everything that draws random numbers."""
-    cfg = digits_config(work_dir, 'ce_digits', epochs=epochs, train=192)
+    cfg = digits_config(work_dir, 'ce_digits', epochs=epochs, train=192, in_memory=False)
     cfg.model.head = dict(
         type='StackedLinearClsHead', num_classes=10, in_channels=64, mid_channels=[32], dropout_rate=0.3
     )

@@ -16,7 +16,7 @@ from mmelr.noise import NoiseRecord
 
 def small_config(work_dir, epochs=4, workers=2, **changes) -> Config:
     """Digits with everything that draws random numbers: workers, augmentation, dropout, drop path, a schedule."""
-    cfg = digits_config(work_dir, epochs=epochs, train=192, val=64)
+    cfg = digits_config(work_dir, epochs=epochs, train=192, val=64, in_memory=False)
     cfg.model.backbone.drop_path_rate = 0.2
     cfg.model.head = dict(
         type='ELRHead',

@@ -9,7 +9,7 @@ Sections, for --only:
     step      a training step of cross entropy, ELR, ELR+ (both schedules), and the floor of each
     n         an ELR step with 10,000 and with 1,000,000 training samples
     variants  channels_last and torch.compile, each beside the plain step
-    data      samples a second of the data pipelines, preprocessed, without a network
+    data      samples a second of the data pipelines, one by one and in memory, and their parts
     train     a whole run with every hook, beside a bare PyTorch loop that computes the same
     memory    peak memory of a training
     sync      on CUDA: an ELR step must not wait for the device
@@ -21,8 +21,10 @@ clock, with the device waited for. Ratios are medians over the rounds, with thei
 from __future__ import annotations
 
 import argparse
+import cProfile
 import gc
 import json
+import pstats
 import resource
 import subprocess
 import sys
@@ -40,8 +42,6 @@ DEFAULT = {
     'cpu': ('digits:64', 'digits:256', 'narrow18:64', 'resnet18:16'),
     'cuda': ('narrow18:128', 'resnet18:128', 'resnet34:128', 'resnet34:512', 'preact18:128', 'resnet50:64'),
 }
-#: How images come, and what is done differently for it.
-DATA = {'one by one': None, 'one by one, not seeded by item': 'not seeded', 'in memory': 'in memory'}
 METHODS = ('cross entropy', 'ELR', 'ELR+ joint', 'ELR+ alternate')
 
 
@@ -54,6 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision; CUDA only')
     parser.add_argument('--rounds', type=int, default=15, help='turns of each contender; default: %(default)s')
     parser.add_argument('--compile', action='store_true', help='with torch.compile among the variants: takes minutes')
+    parser.add_argument('--profile', action='store_true', help='profile the data pipelines, after their section')
     parser.add_argument('--json', metavar='OUT', help='write all numbers here')
     parser.add_argument('--quick', action='store_true', help='the smallest of everything, to see that it works')
     parser.add_argument('--peak', nargs=2, metavar=('CASE', 'METHOD'), help=argparse.SUPPRESS)
@@ -191,35 +192,30 @@ def measure_variants(args: argparse.Namespace) -> list[dict]:
 def measure_data(args: argparse.Namespace) -> dict:
     """Samples a second of a pass over the data, made into batches for the network, with no network behind it."""
     from mmengine.registry import init_default_scope
-    from mmengine.runner import Runner
-    from mmpretrain.registry import MODELS
 
-    from mmelr.analysis.speed import Contender, summary, take_turns
+    from mmelr.analysis.speed_data import DataPass, data_speed
     from mmelr.analysis.speed_runs import in_memory, run_config
 
     init_default_scope('mmpretrain')
     result = {}
     for case in ('digits',) if args.quick else ('digits', 'narrow18'):
-        runners = {}
-        for name, change in DATA.items():
-            cfg = run_config(case, 'unused', 1)
-            cfg = in_memory(cfg) if change == 'in memory' else cfg
-            loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-            if change != 'not seeded':
-                loader.dataset.set_augmentation_epoch(0, 0)
-            preprocessor = MODELS.build(cfg.data_preprocessor).to(args.device)
-
-            def a_pass(_, loader=loader, preprocessor=preprocessor) -> None:
-                for batch in loader:
-                    preprocessor(batch, True)
-
-            runners[name] = Contender(a_pass)
-        rows = summary(take_turns(runners, args.rounds, 1, args.device), 'one by one')
+        passes = {
+            'one by one': DataPass(run_config(case, 'unused', 1), args.device),
+            'one by one, not seeded by item': DataPass(run_config(case, 'unused', 1), args.device, seeded=False),
+            'in memory': DataPass(in_memory(run_config(case, 'unused', 1)), args.device),
+        }
+        result[case] = rows = data_speed(passes, args.rounds, args.device)
         print(f'\n{case}: a pass over the data, one process')
         for name, row in rows.items():
-            row['samples_per_second'] = len(loader.dataset) / row['ms'] * 1000
-            print(f'  {name:32} {row["samples_per_second"]:9.0f} samples/s   time x {_ratio(row)}', flush=True)
-        result[case] = rows
+            parts = ', '.join(f'{part} {us:.1f} us' for part, us in row['microseconds'].items())
+            print(f'  {name:32} {row["samples_per_second"]:9.0f} samples/s   time x {_ratio(row)}   {parts}')
+        times = rows['in memory']['samples_per_second'] / rows['one by one']['samples_per_second']
+        print(f'  in memory: {times:.1f} times as many samples a second', flush=True)
+        for name, of_data in passes.items() if args.profile else ():
+            print(f'\n{case}, {name}, profiled:')
+            with cProfile.Profile() as profile:
+                of_data()
+            pstats.Stats(profile).strip_dirs().sort_stats('cumulative').print_stats(24)
     return result
 
 

@@ -13,42 +13,18 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmpretrain.datasets import BaseDataset
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import MODELS
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..losses import ELRLoss
 from .speed import CASES, now
+from .speed_data import RandomImages
 
-__all__ = ['RandomImages', 'beside_bare_loop', 'in_memory', 'run_config']
+__all__ = ['beside_bare_loop', 'in_memory', 'run_config']
 
 #: Images of an epoch and of a validation, and batch size, of the cases that are trained.
 SIZES = {'digits': (1438, 359, 64), 'narrow18': (1280, 320, 64)}
 _MEAN, _STD = 127.0, 64.0
-
-
-@DATASETS.register_module()
-class RandomImages(BaseDataset):
-    """Noise in place of images: what a pipeline and a network cost does not depend on what is in them.
-
-    Args:
-        number (int): Images.
-        shape (tuple[int, int, int]): Channels, height, width.
-        **kwargs: Other arguments of MMPretrain's ``BaseDataset``, such as ``pipeline``.
-    """
-
-    METAINFO = {'classes': tuple('0123456789')}
-
-    def __init__(self, number: int, shape: tuple[int, int, int], **kwargs) -> None:
-        self.number, self.shape = number, tuple(shape)
-        super().__init__(ann_file='', **kwargs)
-
-    def load_data_list(self) -> list[dict]:
-        """``img``, uint8 [H, W] or [H, W, channels], and ``gt_label`` of every sample."""
-        channels, *size = self.shape
-        size += [channels] * (channels > 1)
-        images = np.random.default_rng(0).integers(256, size=(self.number, *size), dtype=np.uint8)
-        return [dict(img=image, gt_label=i % 10) for i, image in enumerate(images)]
 
 
 class _BareImages(Dataset):

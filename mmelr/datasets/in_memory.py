@@ -67,10 +67,13 @@ class InMemoryDataset:
         #: Which sample each item is.
         self.map: SampleMap = map_samples(self.dataset)
         _, first, self._places = np.unique(self.map.sample_idx, return_index=True, return_inverse=True)
+        self._labels = self.map.gt_labels()[self.map.sample_idx]
         pipelines = {id(leaf): _Pipeline(leaf) for leaf in self.map.leaves}
         images, self._metainfos, own_idx = None, [], []
         for place, item in enumerate(first.tolist()):
-            image, metainfo = pipelines[id(self.map.leaf(item))].run(self.dataset.get_data_info(item), item)
+            # MMPretrain packs labels of Python's int alone.
+            info = dict(self.dataset.get_data_info(item), gt_label=int(self._labels[item]))
+            image, metainfo = pipelines[id(self.map.leaf(item))].run(info, item)
             if images is None:
                 images = torch.empty((len(first), *image.shape), dtype=torch.uint8)
             if image.shape != images.shape[1:]:
@@ -87,7 +90,6 @@ class InMemoryDataset:
         if images is None:
             raise ValueError(f'{type(self.dataset).__name__} is empty: there are no images to keep in memory.')
         self._own_idx = np.array(own_idx)
-        self._labels = self.map.gt_labels()[self.map.sample_idx]
         steps = [pipeline.steps(tuple(images.shape[2:])) for pipeline in pipelines.values()]
         if any(repr(other) != repr(steps[0]) for other in steps):
             raise TypeError(
@@ -259,5 +261,6 @@ def _cannot_run(transform, why: str) -> TypeError:
     return TypeError(
         f'InMemoryDataset cannot run {type(transform).__name__} of this pipeline: {why}. It draws RandomCrop and '
         'RandomFlip (with a black border) for each item; what is not random stands before these. Leave the transform '
-        'out, or use the dataset without InMemoryDataset.'
+        'out, or take the images one by one: make the base the type of the dataset, and leave InMemoryDataset out '
+        '(with _delete_=True where the config inherits it). InMemoryPreprocessor can stay.'
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..functional import elr_loss, probabilities
+from ..functional import cross_entropy, elr_regularizer, probabilities
 from ..memory import TargetMemory
 from .checks import check_labels
 
@@ -81,9 +81,10 @@ class ELRLoss(nn.Module):
             FloatingPointError: NaN or Inf logits.
         """
         labels = check_labels(labels, logits)
-        p = probabilities(logits.detach())
-        t = self.memory.update(indices, p / p.sum(dim=1, keepdim=True), self.beta)
-        return elr_loss(logits, labels, t, self.lam)
+        p = probabilities(logits)  # one softmax for the memory and the loss
+        q = p.detach()
+        t = self.memory.update(indices, q / q.sum(dim=1, keepdim=True), self.beta)
+        return cross_entropy(logits, labels) + self.lam * elr_regularizer(p, t)
 
     def extra_repr(self) -> str:
         return f'beta={self.beta}, lam={self.lam}'

@@ -2,7 +2,7 @@
 # memorisation shows clearly.
 pipeline = [dict(type='PackInputs')]
 
-data_preprocessor = dict(type='ClsDataPreprocessor', num_classes=10, mean=[77.8], std=[95.9])
+data_preprocessor = dict(type='InMemoryPreprocessor', num_classes=10, mean=[77.8], std=[95.9])
 
 train_dataloader = dict(
     batch_size=64,
@@ -13,7 +13,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='NoisyLabelDataset',
-        dataset=dict(type='Digits', split='train', pipeline=pipeline),
+        dataset=dict(type='InMemoryDataset', base='Digits', split='train', pipeline=pipeline),
         noise=dict(type='SymmetricNoise', rate=0.4, seed=0)))
 
 val_dataloader = dict(
@@ -23,7 +23,7 @@ val_dataloader = dict(
     pin_memory=False,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='Digits', split='test', pipeline=pipeline))
+    dataset=dict(type='InMemoryDataset', base='Digits', split='test', pipeline=pipeline))
 val_evaluator = dict(type='Accuracy', topk=(1, ))
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
