@@ -1,6 +1,6 @@
 """What training costs beside what it must cost: steps, whole runs, data, memory. All contenders take turns in one run.
 
-    python tools/benchmark_speed.py                            # everything, on the CPU
+    python tools/benchmark_speed.py                            # everything, on CUDA or else on the CPU
     python tools/benchmark_speed.py --only step --case digits:64 --case resnet34:128 --rounds 9
     python tools/benchmark_speed.py --device cuda --amp --json speed_amp.json
 
@@ -26,9 +26,11 @@ import json
 import resource
 import subprocess
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -50,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), metavar='SECTION')
     parser.add_argument('--case', action='append', metavar='NETWORK:BATCH', help='default: by the device')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default: %(default)s')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: CUDA where there is one')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision; CUDA only')
     parser.add_argument('--rounds', type=int, default=15, help='turns of each contender; default: %(default)s')
     parser.add_argument('--compile', action='store_true', help='with torch.compile among the variants: takes minutes')
@@ -58,6 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--quick', action='store_true', help='the smallest of everything, to see that it works')
     parser.add_argument('--peak', nargs=2, metavar=('CASE', 'METHOD'), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     args.case = args.case or list(DEFAULT[args.device])
     if args.quick:
         args.case, args.rounds = ['digits:8'], 2
@@ -74,6 +77,11 @@ def check(args: argparse.Namespace) -> None:
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: PyTorch finds no CUDA device. Leave it out to measure on the CPU.')
+    if args.device == 'cpu' and 'train' in args.only and torch.cuda.is_available():
+        raise ValueError(
+            '--device cpu: MMEngine trains on the GPU that is here, so no whole run can be measured on the CPU. Hide it, '
+            'CUDA_VISIBLE_DEVICES= python ..., or leave the section train out of --only.'
+        )
     if args.amp and args.device == 'cpu':
         raise ValueError('--amp needs --device cuda: MMEngine has mixed precision for accelerators alone.')
     for case in args.case:
@@ -265,9 +273,17 @@ def peak(text: str, method: str, args: argparse.Namespace) -> int:
         contender = single(CASES[name], 'ELRHead' if method == 'ELR' else 'LinearClsHead', *rest)
     for _ in range(3):
         contender.step(contender.prepare())
-    if args.device == 'cuda':
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+    return torch.cuda.max_memory_allocated() if args.device == 'cuda' else peak_resident()
+
+
+def peak_resident() -> int:
+    """Bytes of memory that this process has held at most."""
+    try:
+        # ru_maxrss would start with that of the process that started this one.
+        status = Path('/proc/self/status').read_text()
+        return 1024 * int(status.partition('VmHWM:')[2].split()[0])
+    except (OSError, IndexError):  # not on Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
 def check_synchronisation(args: argparse.Namespace) -> dict | None:
@@ -296,10 +312,16 @@ def check_synchronisation(args: argparse.Namespace) -> dict | None:
                 losses = model(data['inputs'], data['data_samples'], mode='loss')
             loss, _ = model.parse_losses(losses)
             wrapper.update_params(loss)
+        except RuntimeError as e:
+            if 'synchronizing' not in str(e):
+                raise
+            traceback.print_exc()
+            print(f'\nsync: an ELR step WAITS for the device, {e}')
+            return dict(waits=True, error=traceback.format_exc())
         finally:
             torch.cuda.set_sync_debug_mode('default')
     print('\nsync: an ELR step never waits for the device')
-    return dict(steps=3, waits=0)
+    return dict(waits=False, steps=3)
 
 
 def _ratio(row: dict) -> str:
@@ -331,9 +353,8 @@ def main(argv: list[str] | None = None) -> None:
     result = dict(device=where, torch=torch.__version__, amp=args.amp)
     for name in args.only:
         result[name] = sections[name](args)
-    if args.json:
-        with open(args.json, 'w', encoding='utf-8') as file:
-            json.dump(result, file, indent=1)
+        if args.json:  # after each, so that one that fails takes nothing with it
+            Path(args.json).write_text(json.dumps(result, indent=1), encoding='utf-8')
 
 
 if __name__ == '__main__':
