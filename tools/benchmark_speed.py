@@ -79,8 +79,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError('--device cuda: PyTorch finds no CUDA device. Leave it out to measure on the CPU.')
     if args.device == 'cpu' and 'train' in args.only and torch.cuda.is_available():
         raise ValueError(
-            '--device cpu: MMEngine trains on the GPU that is here, so no whole run can be measured on the CPU. Hide it, '
-            'CUDA_VISIBLE_DEVICES= python ..., or leave the section train out of --only.'
+            '--device cpu: MMEngine trains on the GPU that is here, so no whole run can be measured on the CPU. Hide it '
+            '(CUDA_VISIBLE_DEVICES= python ...), or leave the section train out of --only.'
         )
     if args.amp and args.device == 'cpu':
         raise ValueError('--amp needs --device cuda: MMEngine has mixed precision for accelerators alone.')
