@@ -72,6 +72,8 @@ def test_quick_run_measures_everything(quick):
     [
         (['--case', 'digits'], '--case digits: it must be NETWORK:BATCH'),
         (['--case', 'lenet:64'], 'one of digits, narrow18'),
+        (['--case', 'digits:10001'], 'of 2 to 10,000 images'),
+        (['--json', 'no/such/out.json'], 'there is no folder no/such'),
         (['--amp', '--device', 'cpu', '--only', 'step'], '--amp needs --device cuda'),
         (['--rounds', '0'], '--rounds must be at least 1'),
     ],
@@ -87,7 +89,7 @@ def test_a_whole_run_is_not_measured_on_the_cpu_beside_a_gpu(monkeypatch, capsys
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     with pytest.raises(SystemExit):
         run('--device', 'cpu', '--only', 'train')
-    assert 'CUDA_VISIBLE_DEVICES= python' in capsys.readouterr().err
+    assert '(CUDA_VISIBLE_DEVICES= python ...)' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='of /proc')

@@ -42,6 +42,8 @@ DEFAULT = {
     'cpu': ('digits:64', 'digits:256', 'narrow18:64', 'resnet18:16'),
     'cuda': ('narrow18:128', 'resnet18:128', 'resnet34:128', 'resnet34:512', 'preact18:128', 'resnet50:64'),
 }
+#: Training samples, where nothing else is said.
+NUM_SAMPLES = 10_000
 #: How images come, and what is done differently for it.
 DATA = {'one by one': None, 'one by one, not seeded by item': 'not seeded', 'in memory': 'in memory'}
 METHODS = ('cross entropy', 'ELR', 'ELR+ joint', 'ELR+ alternate')
@@ -79,15 +81,20 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError('--device cuda: PyTorch finds no CUDA device. Leave it out to measure on the CPU.')
     if args.device == 'cpu' and 'train' in args.only and torch.cuda.is_available():
         raise ValueError(
-            '--device cpu: MMEngine trains on the GPU that is here, so no whole run can be measured on the CPU. Hide it '
-            '(CUDA_VISIBLE_DEVICES= python ...), or leave the section train out of --only.'
+            '--device cpu: MMEngine trains on the GPU that is here, so no whole run can be measured on the CPU. Hide '
+            'it (CUDA_VISIBLE_DEVICES= python ...), or leave the section train out of --only.'
         )
     if args.amp and args.device == 'cpu':
         raise ValueError('--amp needs --device cuda: MMEngine has mixed precision for accelerators alone.')
     for case in args.case:
         name, _, batch = case.partition(':')
-        if name not in CASES or not batch.isdigit() or int(batch) < 2:
-            raise ValueError(f'--case {case}: it must be NETWORK:BATCH, the network one of {", ".join(CASES)}.')
+        if name not in CASES or not batch.isdigit() or not 2 <= int(batch) <= NUM_SAMPLES:
+            raise ValueError(
+                f'--case {case}: it must be NETWORK:BATCH, the network one of {", ".join(CASES)}, the batch of 2 to '
+                f'{NUM_SAMPLES:,} images.'
+            )
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise ValueError(f'--json {args.json}: there is no folder {Path(args.json).parent}.')
     if args.rounds < 1:
         raise ValueError(f'--rounds must be at least 1, got {args.rounds}.')
 
@@ -97,12 +104,12 @@ def contenders(name: str, batch: int, args: argparse.Namespace, change: Callable
     from mmelr.analysis.speed import CASES, bare_passes, co_training, single
 
     case, rest = CASES[name], (args.device, args.amp, change)
-    joint = co_training(case, 'joint', batch, 10_000, *rest)
+    joint = co_training(case, 'joint', batch, NUM_SAMPLES, *rest)
     return {
-        'cross entropy': single(case, 'LinearClsHead', batch, 10_000, *rest),
-        'ELR': single(case, 'ELRHead', batch, 10_000, *rest),
+        'cross entropy': single(case, 'LinearClsHead', batch, NUM_SAMPLES, *rest),
+        'ELR': single(case, 'ELRHead', batch, NUM_SAMPLES, *rest),
         'ELR+ joint': joint['step'],
-        'ELR+ alternate': co_training(case, 'alternate', batch, 10_000, *rest)['step'],
+        'ELR+ alternate': co_training(case, 'alternate', batch, NUM_SAMPLES, *rest)['step'],
         'passes of cross entropy and ELR': bare_passes(case, batch, args.device, args.amp, False, change),
         'passes of ELR+': bare_passes(case, batch, args.device, args.amp, True, change),
         'weight average': joint['average'],
@@ -156,7 +163,7 @@ def measure_n(args: argparse.Namespace) -> dict:
     from mmelr.analysis.speed import CASES, single, summary, take_turns
 
     case, batch = ('digits', 64) if args.device == 'cpu' else ('narrow18', 128)
-    sizes = (1_000, 2_000) if args.quick else (10_000, 1_000_000)
+    sizes = (1_000, 2_000) if args.quick else (NUM_SAMPLES, 1_000_000)
     runners = {f'{n:,}': single(CASES[case], 'ELRHead', batch, n, args.device, args.amp) for n in sizes}
     first = runners[f'{sizes[0]:,}']
     times = take_turns(runners, rounds_of(first, args), steps_of_a_turn(first, args), args.device)
@@ -179,7 +186,7 @@ def measure_variants(args: argparse.Namespace) -> list[dict]:
     rows = []
     for text in args.case:
         name, batch = text.split(':')
-        rest = (int(batch), 10_000, args.device, args.amp)
+        rest = (int(batch), NUM_SAMPLES, args.device, args.amp)
         for method in METHODS[:3]:
             runners = {
                 variant: co_training(CASES[name], 'joint', *rest, change)['step']
@@ -266,7 +273,7 @@ def peak(text: str, method: str, args: argparse.Namespace) -> int:
     from mmelr.analysis.speed import CASES, co_training, single
 
     name, batch = text.split(':')
-    rest = (int(batch), 10_000, args.device, args.amp)
+    rest = (int(batch), NUM_SAMPLES, args.device, args.amp)
     if method.startswith('ELR+'):
         contender = co_training(CASES[name], method.split()[1], *rest)['step']
     else:
@@ -304,7 +311,7 @@ def check_synchronisation(args: argparse.Namespace) -> dict | None:
     # A GradScaler asks the device whether gradients are finite: with AMP it waits, by PyTorch's design.
     wrapper = build_optim_wrapper(model, optimizer(False))
     for step in range(4):
-        data = model.data_preprocessor(case.batch(64, 10_000), True)
+        data = model.data_preprocessor(case.batch(64, NUM_SAMPLES), True)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode('error' if step else 'default')  # the first makes the memory
         try:
