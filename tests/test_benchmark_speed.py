@@ -1,8 +1,11 @@
 """tools/benchmark_speed.py, and what a step may do: counts instead of times, which no machine can promise."""
 
 import importlib.util
+import inspect
 import io
 import json
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from contextlib import redirect_stdout
@@ -24,13 +27,17 @@ from mmelr.engine.fast_network_hook import make_fast
 TOOL = ROOT / 'tools' / 'benchmark_speed.py'
 
 
-def run(*flags):
-    """The command, in this process: starting one takes longer than what it does here."""
+def load():
     spec = importlib.util.spec_from_file_location('benchmark_speed', TOOL)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+def run(*flags):
+    """The command, in this process: starting one takes longer than what it does here."""
     with warnings.catch_warnings():
-        tool.main([str(flag) for flag in flags])
+        load().main([str(flag) for flag in flags])
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +59,10 @@ def test_quick_run_measures_everything(quick):
     assert step['to_cross_entropy']['cross entropy']['ratio'] == 1
     assert step['to_floor_of_elr_plus']['passes of ELR+']['ratio'] == 1
     assert {row['method'] for row in result['variants']} == {'cross entropy', 'ELR', 'ELR+ joint'}
-    assert result['sync'] is None and 'not checked' in printed
+    if torch.cuda.is_available():
+        assert not result['sync']['waits'], result['sync']
+    else:
+        assert result['sync'] is None and 'not checked' in printed
     for whole in result['train'].values():
         assert whole['speed'] == pytest.approx(sum(whole['bare'].values()) / sum(whole['run'].values()), rel=0.5)
         assert {'data', 'forward and loss', 'backward and optimizer', 'validation'} <= whole['run'].keys()
@@ -89,7 +99,9 @@ def test_what_is_timed_makes_every_image_once_and_the_same_both_ways(tmp_path):
     [
         (['--case', 'digits'], '--case digits: it must be NETWORK:BATCH'),
         (['--case', 'lenet:64'], 'one of digits, narrow18'),
-        (['--amp'], '--amp needs --device cuda'),
+        (['--case', 'digits:10001'], 'of 2 to 10,000 images'),
+        (['--json', 'no/such/out.json'], 'there is no folder no/such'),
+        (['--amp', '--device', 'cpu', '--only', 'step'], '--amp needs --device cuda'),
         (['--rounds', '0'], '--rounds must be at least 1'),
     ],
 )
@@ -98,6 +110,25 @@ def test_refused_at_once(flags, message, capsys):
         run(*flags)
     printed = capsys.readouterr()
     assert e.value.code == 2 and message in printed.err and not printed.out
+
+
+def test_a_whole_run_is_not_measured_on_the_cpu_beside_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    with pytest.raises(SystemExit):
+        run('--device', 'cpu', '--only', 'train')
+    assert '(CUDA_VISIBLE_DEVICES= python ...)' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='of /proc')
+def test_peak_memory_is_that_of_the_process_alone():
+    """A process begins with the ``ru_maxrss`` of the one that started it, and that is this one, with PyTorch in it."""
+    function = inspect.getsource(load().peak_resident)
+    code = f'import resource, sys\nfrom pathlib import Path\n{function}\nprint(peak_resident())'
+    small, large = (
+        int(subprocess.run([sys.executable, '-c', more + code], stdout=subprocess.PIPE, check=True).stdout)
+        for more in ('', 'x = bytearray(90_000_000); del x\n')
+    )
+    assert small < 60e6 and 80e6 < large - small < 100e6
 
 
 def test_ratios_are_within_rounds():

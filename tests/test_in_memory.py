@@ -456,6 +456,12 @@ class TestRefusals:
         [
             ([dict(type='RandomResizedCrop', scale=8)], 'RandomResizedCrop .*random, and would be drawn once'),
             ([dict(type='ColorJitter', brightness=0.5)], 'ColorJitter .*random, and would be drawn once'),
+            # These do not say that they are random.
+            ([dict(type='Compose', transforms=[dict(type='ColorJitter', brightness=0.5)])], 'Compose .*random'),
+            (
+                [dict(type='NumpyToPIL'), dict(type='torchvision/RandomRotation', degrees=9), dict(type='PILToNumpy')],
+                'TorchVis.*random',
+            ),
             ([dict(type='RandomFlip', prob=0.5), dict(type='Resize', scale=8)], 'Resize .*behind a crop or a flip'),
             ([dict(type='RandomCrop', crop_size=8, pad_if_needed=True)], 'RandomCrop .*it has pad_if_needed'),
             ([dict(type='RandomCrop', crop_size=8, padding=1, pad_val=7)], 'RandomCrop .*or a pad_val'),

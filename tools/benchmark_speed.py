@@ -1,6 +1,6 @@
 """What training costs beside what it must cost: steps, whole runs, data, memory. All contenders take turns in one run.
 
-    python tools/benchmark_speed.py                            # everything, on the CPU
+    python tools/benchmark_speed.py                            # everything, on CUDA or else on the CPU
     python tools/benchmark_speed.py --only step --case digits:64 --case resnet34:128 --rounds 9
     python tools/benchmark_speed.py --device cuda --amp --json speed_amp.json
 
@@ -28,9 +28,11 @@ import pstats
 import resource
 import subprocess
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -42,6 +44,8 @@ DEFAULT = {
     'cpu': ('digits:64', 'digits:256', 'narrow18:64', 'resnet18:16'),
     'cuda': ('narrow18:128', 'resnet18:128', 'resnet34:128', 'resnet34:512', 'preact18:128', 'resnet50:64'),
 }
+#: Training samples, where nothing else is said.
+NUM_SAMPLES = 10_000
 METHODS = ('cross entropy', 'ELR', 'ELR+ joint', 'ELR+ alternate')
 
 
@@ -50,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), metavar='SECTION')
     parser.add_argument('--case', action='append', metavar='NETWORK:BATCH', help='default: by the device')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default: %(default)s')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: CUDA where there is one')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision; CUDA only')
     parser.add_argument('--rounds', type=int, default=15, help='turns of each contender; default: %(default)s')
     parser.add_argument('--compile', action='store_true', help='with torch.compile among the variants: takes minutes')
@@ -59,6 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--quick', action='store_true', help='the smallest of everything, to see that it works')
     parser.add_argument('--peak', nargs=2, metavar=('CASE', 'METHOD'), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     args.case = args.case or list(DEFAULT[args.device])
     if args.quick:
         args.case, args.rounds = ['digits:8'], 2
@@ -75,12 +80,22 @@ def check(args: argparse.Namespace) -> None:
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: PyTorch finds no CUDA device. Leave it out to measure on the CPU.')
+    if args.device == 'cpu' and 'train' in args.only and torch.cuda.is_available():
+        raise ValueError(
+            '--device cpu: MMEngine trains on the GPU that is here, so no whole run can be measured on the CPU. Hide '
+            'it (CUDA_VISIBLE_DEVICES= python ...), or leave the section train out of --only.'
+        )
     if args.amp and args.device == 'cpu':
         raise ValueError('--amp needs --device cuda: MMEngine has mixed precision for accelerators alone.')
     for case in args.case:
         name, _, batch = case.partition(':')
-        if name not in CASES or not batch.isdigit() or int(batch) < 2:
-            raise ValueError(f'--case {case}: it must be NETWORK:BATCH, the network one of {", ".join(CASES)}.')
+        if name not in CASES or not batch.isdigit() or not 2 <= int(batch) <= NUM_SAMPLES:
+            raise ValueError(
+                f'--case {case}: it must be NETWORK:BATCH, the network one of {", ".join(CASES)}, the batch of 2 to '
+                f'{NUM_SAMPLES:,} images.'
+            )
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise ValueError(f'--json {args.json}: there is no folder {Path(args.json).parent}.')
     if args.rounds < 1:
         raise ValueError(f'--rounds must be at least 1, got {args.rounds}.')
 
@@ -90,12 +105,12 @@ def contenders(name: str, batch: int, args: argparse.Namespace, change: Callable
     from mmelr.analysis.speed import CASES, bare_passes, co_training, single
 
     case, rest = CASES[name], (args.device, args.amp, change)
-    joint = co_training(case, 'joint', batch, 10_000, *rest)
+    joint = co_training(case, 'joint', batch, NUM_SAMPLES, *rest)
     return {
-        'cross entropy': single(case, 'LinearClsHead', batch, 10_000, *rest),
-        'ELR': single(case, 'ELRHead', batch, 10_000, *rest),
+        'cross entropy': single(case, 'LinearClsHead', batch, NUM_SAMPLES, *rest),
+        'ELR': single(case, 'ELRHead', batch, NUM_SAMPLES, *rest),
         'ELR+ joint': joint['step'],
-        'ELR+ alternate': co_training(case, 'alternate', batch, 10_000, *rest)['step'],
+        'ELR+ alternate': co_training(case, 'alternate', batch, NUM_SAMPLES, *rest)['step'],
         'passes of cross entropy and ELR': bare_passes(case, batch, args.device, args.amp, False, change),
         'passes of ELR+': bare_passes(case, batch, args.device, args.amp, True, change),
         'weight average': joint['average'],
@@ -149,7 +164,7 @@ def measure_n(args: argparse.Namespace) -> dict:
     from mmelr.analysis.speed import CASES, single, summary, take_turns
 
     case, batch = ('digits', 64) if args.device == 'cpu' else ('narrow18', 128)
-    sizes = (1_000, 2_000) if args.quick else (10_000, 1_000_000)
+    sizes = (1_000, 2_000) if args.quick else (NUM_SAMPLES, 1_000_000)
     runners = {f'{n:,}': single(CASES[case], 'ELRHead', batch, n, args.device, args.amp) for n in sizes}
     first = runners[f'{sizes[0]:,}']
     times = take_turns(runners, rounds_of(first, args), steps_of_a_turn(first, args), args.device)
@@ -172,7 +187,7 @@ def measure_variants(args: argparse.Namespace) -> list[dict]:
     rows = []
     for text in args.case:
         name, batch = text.split(':')
-        rest = (int(batch), 10_000, args.device, args.amp)
+        rest = (int(batch), NUM_SAMPLES, args.device, args.amp)
         for method in METHODS[:3]:
             runners = {
                 variant: co_training(CASES[name], 'joint', *rest, change)['step']
@@ -254,16 +269,24 @@ def peak(text: str, method: str, args: argparse.Namespace) -> int:
     from mmelr.analysis.speed import CASES, co_training, single
 
     name, batch = text.split(':')
-    rest = (int(batch), 10_000, args.device, args.amp)
+    rest = (int(batch), NUM_SAMPLES, args.device, args.amp)
     if method.startswith('ELR+'):
         contender = co_training(CASES[name], method.split()[1], *rest)['step']
     else:
         contender = single(CASES[name], 'ELRHead' if method == 'ELR' else 'LinearClsHead', *rest)
     for _ in range(3):
         contender.step(contender.prepare())
-    if args.device == 'cuda':
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+    return torch.cuda.max_memory_allocated() if args.device == 'cuda' else peak_resident()
+
+
+def peak_resident() -> int:
+    """Bytes of memory that this process has held at most."""
+    try:
+        # ru_maxrss would start with that of the process that started this one.
+        status = Path('/proc/self/status').read_text()
+        return 1024 * int(status.partition('VmHWM:')[2].split()[0])
+    except (OSError, IndexError):  # not on Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
 def check_synchronisation(args: argparse.Namespace) -> dict | None:
@@ -284,7 +307,7 @@ def check_synchronisation(args: argparse.Namespace) -> dict | None:
     # A GradScaler asks the device whether gradients are finite: with AMP it waits, by PyTorch's design.
     wrapper = build_optim_wrapper(model, optimizer(False))
     for step in range(4):
-        data = model.data_preprocessor(case.batch(64, 10_000), True)
+        data = model.data_preprocessor(case.batch(64, NUM_SAMPLES), True)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode('error' if step else 'default')  # the first makes the memory
         try:
@@ -292,10 +315,16 @@ def check_synchronisation(args: argparse.Namespace) -> dict | None:
                 losses = model(data['inputs'], data['data_samples'], mode='loss')
             loss, _ = model.parse_losses(losses)
             wrapper.update_params(loss)
+        except RuntimeError as e:
+            if 'synchronizing' not in str(e):
+                raise
+            traceback.print_exc()
+            print(f'\nsync: an ELR step WAITS for the device, {e}')
+            return dict(waits=True, error=traceback.format_exc())
         finally:
             torch.cuda.set_sync_debug_mode('default')
     print('\nsync: an ELR step never waits for the device')
-    return dict(steps=3, waits=0)
+    return dict(waits=False, steps=3)
 
 
 def _ratio(row: dict) -> str:
@@ -327,9 +356,8 @@ def main(argv: list[str] | None = None) -> None:
     result = dict(device=where, torch=torch.__version__, amp=args.amp)
     for name in args.only:
         result[name] = sections[name](args)
-    if args.json:
-        with open(args.json, 'w', encoding='utf-8') as file:
-            json.dump(result, file, indent=1)
+        if args.json:  # after each, so that one that fails takes nothing with it
+            Path(args.json).write_text(json.dumps(result, indent=1), encoding='utf-8')
 
 
 if __name__ == '__main__':

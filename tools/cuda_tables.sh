@@ -12,10 +12,16 @@ OUT=work_dirs/cuda
 "$PYTHON" tools/prepare_fashion_mnist.py
 mkdir -p "$OUT"
 
+measure() {  # NAME [flags]
+    if [ ! -s "$OUT/$1.json" ]; then
+        "$PYTHON" tools/benchmark_speed.py --device cuda --json "$OUT/$1.part" "${@:2}"
+        mv "$OUT/$1.part" "$OUT/$1.json"
+    fi
+}
+
 # Alone on the GPU, before the runs that share it.
-[ -s "$OUT/speed.json" ] || "$PYTHON" tools/benchmark_speed.py --device cuda --json "$OUT/speed.json"
-[ -s "$OUT/speed_amp.json" ] ||
-    "$PYTHON" tools/benchmark_speed.py --device cuda --amp --only step variants sync --json "$OUT/speed_amp.json"
+measure speed
+measure speed_amp --amp --only step variants sync
 
 "$PYTHON" tools/benchmark.py --dataset fashion_mnist_short --methods all \
     --noise symmetric:0.2,symmetric:0.4,symmetric:0.6,symmetric:0.8,asymmetric:0.4 \

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import random
+
 import numpy as np
 import torch
 from mmcv.transforms import RandomFlip
@@ -207,10 +210,10 @@ class _Pipeline:
         *transforms, self._pack = transforms
         kinds = [type(t) in (RandomCrop, RandomFlip) for t in transforms]
         cut = kinds.index(True) if True in kinds else len(kinds)
-        self._once, self._drawn = transforms[:cut], transforms[cut:]
+        self._once, self._drawn, self._tried = transforms[:cut], transforms[cut:], False
         for transform in self._once:
             if getattr(transform, '_methods_with_randomness', None):
-                raise _cannot_run(transform, 'it is random, and would be drawn once and for all')
+                raise _cannot_run(transform, _RANDOM)
         for transform in self._drawn:
             if type(transform) not in (RandomCrop, RandomFlip):
                 raise _cannot_run(transform, 'it stands behind a crop or a flip')
@@ -219,9 +222,14 @@ class _Pipeline:
         """The image, uint8 [C, H, W], and the meta information of an item."""
         where = _name(info, item)
         for transform in self._once:
+            before = None if self._tried else _random_states()
             info = transform(info)
+            # Not all that draw say so beforehand: not those of torchvision, and not a Compose with others inside.
+            if before is not None and before != _random_states():
+                raise _cannot_run(transform, _RANDOM)
             if info is None:
                 raise ValueError(f'{where}: {type(transform).__name__} of the pipeline rejects this image.')
+        self._tried = True
         packed = self._pack(info)
         image, sample = packed.get('inputs'), packed['data_samples']
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.dim() != 3:
@@ -241,6 +249,14 @@ class _Pipeline:
             steps.append(_crop(transform, shape) if type(transform) is RandomCrop else _flip(transform, shape))
             shape = steps[-1].shape
         return steps
+
+
+_RANDOM = 'it is random, and would be drawn once and for all'
+
+
+def _random_states() -> tuple:
+    """Of all that transforms draw from, to be compared."""
+    return random.getstate(), pickle.dumps(np.random.get_state()), torch.get_rng_state().numpy().tobytes()
 
 
 def _crop(transform: RandomCrop, shape: tuple[int, int]) -> Crop:
