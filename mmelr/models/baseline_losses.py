@@ -64,7 +64,7 @@ class TruncatedGCELoss(_LossOfHead, losses.TruncatedGCELoss):
 
     Args:
         num_samples (int, optional): Size of the training set. Defaults to what the data tells.
-        q (float): Exponent q in (0, 1]. Defaults to 0.7.
+        q (float): Exponent q in [0, 1]. Defaults to 0.7.
         k (float): Threshold k: a sample is kept where the probability of its label is above it. Defaults to 0.5.
     """
 
