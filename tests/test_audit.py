@@ -295,6 +295,7 @@ class TestAudit:
         assert len(cleaned) == 1438
         assert set(changed) == set(audit.sample_idx[audit.distrusted & (audit.suggested != audit.given)])
 
+    @pytest.mark.slow
     def test_a_second_round(self, tmp_path):
         """Labels of which the clean ones are unknown stay so, however often they are corrected."""
         cfg = digits_config(tmp_path / 'first', epochs=6, train=300)

@@ -457,6 +457,7 @@ def prune_on_rank(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_prune_alike(tmp_path):
     logits, labels = make_batch()
     batch = logits[:10].detach(), labels[:10], torch.randperm(N)[:10]
@@ -625,6 +626,7 @@ def test_the_lines_of_the_docs():
 # ---- training
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_memorised_less_than_by_cross_entropy():
     datasets = pytest.importorskip('sklearn.datasets')
     images, clean = datasets.load_digits(return_X_y=True)

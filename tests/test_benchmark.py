@@ -37,8 +37,11 @@ def config(cell, dataset='digits', **kwargs):
 
 
 class TestCommandLine:
-    def test_noises(self):
+    def test_noises(self, tmp_path, monkeypatch):
         parse = benchmark.parse_noises
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / 'a').mkdir()
+        (tmp_path / 'a' / 'b.npy').touch()
         issue = ['symmetric:0.2,symmetric:0.4,asymmetric:0.4']
         assert parse(issue, 'digits') == ['symmetric:0.2', 'symmetric:0.4', 'asymmetric:0.4,mapping=mnist']
         assert parse(['asymmetric:0.4'], 'cifar10') == ['asymmetric:0.4,mapping=cifar10']
@@ -54,6 +57,7 @@ class TestCommandLine:
         ]  # fmt: skip
         for bad, words in (
             ('symmetric:0.4,seed=3', 'leave the seed out'),
+            ('transition:none_of_this_name.csv', 'there is no file none_of_this_name.csv'),
             ('symmetric:1.4', 'rate'),
             ('asymetric:0.4', 'no form'),
             ('symmetric:0.2,0.4', 'is not an option'),

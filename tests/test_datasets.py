@@ -534,6 +534,7 @@ def test_an_image_may_be_skipped(clothing):
 # ---- a million
 
 
+@pytest.mark.slow
 def test_a_million_images(tmp_path):
     n = 1_000_000
     keys = [f'images/{i % 10}/{i // 10 % 100:02}/{i:08},{i * 7919 % 10**8:08}.jpg' for i in range(n)]

@@ -123,6 +123,7 @@ class TestSameAsOneProcess:
     def test_two(self, one, two, case):
         assert_same_run(state(one(case, 2), case), state(two, case))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('case', checks.CASES_OF_FOUR)
     def test_four(self, one, four, case):
         assert_same_run(state(one(case, 4), case), state(four, case))

@@ -59,7 +59,7 @@ def assert_same_run(a: dict, b: dict):
         assert optimizer['param_groups'][0]['lr'] == b['optimizer'][name]['param_groups'][0]['lr']
 
 
-@pytest.mark.parametrize('hooks', ['all', 'without ExactResumeHook'])
+@pytest.mark.parametrize('hooks', ['all', pytest.param('without ExactResumeHook', marks=pytest.mark.slow)])
 def test_one_network_teaching_itself_is_plain_elr_bit_for_bit(tmp_path, hooks):
     plain = with_random_parts(digits_config(tmp_path / 'plain', 'elr_digits', epochs=3, in_memory=False))
     corner = with_random_parts(
@@ -81,7 +81,7 @@ def test_one_network_teaching_itself_is_plain_elr_bit_for_bit(tmp_path, hooks):
     assert curves == {key: value for key, value in corner.items() if not key.startswith('network1')}
 
 
-@pytest.mark.parametrize('schedule', ['joint', 'alternate'])
+@pytest.mark.parametrize('schedule', ['joint', pytest.param('alternate', marks=pytest.mark.slow)])
 def test_two_and_two_epochs_are_four(tmp_path, schedule):
     train(with_random_parts(config(tmp_path / 'whole', schedule, epochs=4)))
     train(with_random_parts(config(tmp_path / 'parts', schedule, epochs=2)))
@@ -328,7 +328,7 @@ def test_single_network_and_pair_do_not_resume_each_other(tmp_path):
         train(cfg)
 
 
-@pytest.mark.parametrize('teacher', ['average', 'network'])
+@pytest.mark.parametrize('teacher', ['average', pytest.param('network', marks=pytest.mark.slow)])
 def test_works_beside_emahook_of_mmengine(tmp_path, teacher):
     def with_ema(name, epochs, **changes):
         cfg = config(tmp_path / name, epochs=epochs, **{'model.teacher': teacher}, **changes)

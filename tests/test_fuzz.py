@@ -56,7 +56,8 @@ def test_a_wrong_loader_is_found(wrong, monkeypatch):
             data = path.read_bytes() if path.is_file() else b''
             return super().load(path) if data in self.valid().values() else read(data)
 
-    monkeypatch.setattr('fuzz.SECONDS', 1)
+    if wrong in ('a hang', 'a loop in C'):  # the others may take their time on a busy machine
+        monkeypatch.setattr('fuzz.SECONDS', 1)
     monkeypatch.setattr('fuzz.MEMORY', 2**28)
     loader = Wrong('.npy')
     # Of the even numbers many are malicious.

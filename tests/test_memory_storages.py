@@ -296,7 +296,7 @@ def run_rank(rank, world, folder):
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope='module', params=[2, 4])
+@pytest.fixture(scope='module', params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def ranks(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp('ranks')
     multiprocessing.spawn(run_rank, (request.param, str(folder)), nprocs=request.param)

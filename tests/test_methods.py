@@ -402,7 +402,7 @@ class TestResume:
         'method, options, hidden',
         [
             ('gce-truncated', dict(k=0.1, start=2, interval=9, workers=2), 'kept'),
-            ('forward-estimated', dict(warm_up=2), 'transition'),
+            pytest.param('forward-estimated', dict(warm_up=2), 'transition', marks=pytest.mark.slow),
         ],
     )
     def test_before_and_after_the_look_at_the_data(self, tmp_path, method, options, hidden):
