@@ -53,6 +53,8 @@ def main() -> None:
     tool = mmpretrain_tool('train')
     own, args = parse_args(tool['parse_args'])
     with fail_early():
+        from mmelr.apis.switch import file_name
+
         cfg = mmelr.load_config(args.config)
         if own.method is None and own.method_options:
             raise ValueError(f'--method-options {" ".join(own.method_options)}: of which --method?')
@@ -61,8 +63,7 @@ def main() -> None:
             if own.method and cfg.get('work_dir') is None:
                 # Methods do not share a folder: their checkpoints must not be taken for each other's.
                 name = osp.splitext(osp.basename(args.config))[0]
-                method = own.method.replace('+', '_plus').replace('*', '_star').replace('-', '_')
-                cfg.work_dir = osp.join('work_dirs', f'{name}_{method}')
+                cfg.work_dir = osp.join('work_dirs', f'{name}_{file_name(own.method)}')
         cfg = tool['merge_args'](cfg, args)
     from mmengine.dist import is_main_process
     from mmengine.registry import RUNNERS

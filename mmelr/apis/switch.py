@@ -39,6 +39,11 @@ OPTIONS = BASELINE_OPTIONS | {
 _HOOKS = ('NoiseRecordHook', 'ExactResumeHook', 'MemorizationHook', 'TargetMemoryHook', 'PaddingHook')
 
 
+def file_name(method: str) -> str:
+    """A method's name as it stands in the names of configs and folders: ``elr_plus``."""
+    return method.replace('-', '_').replace('*', '_star').replace('+', '_plus')
+
+
 def apply_method(
     cfg: Config | dict | str, method: str | None = None, noise: str | dict | None = None, **options
 ) -> Config:

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmpretrain.registry import HOOKS
 
 from ...apis import METHODS, apply_method
+from ...apis.switch import file_name
 from ...noise import parse_noise
 
 __all__ = [
@@ -157,11 +158,6 @@ def _split(values: str) -> list[str]:
         else:
             parts[-1] += c
     return parts
-
-
-def file_name(method: str) -> str:
-    """A method's name as it stands in the names of configs and folders: ``elr_plus``."""
-    return method.replace('-', '_').replace('*', '_star').replace('+', '_plus')
 
 
 def cell_config(
